@@ -1,0 +1,1 @@
+//! The request path, the watch cache, discovery, streaming and the TLS front.

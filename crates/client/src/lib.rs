@@ -1,0 +1,1 @@
+//! The kube client over TLS or in memory; informers, work queue, leader election, events.

@@ -1,0 +1,1 @@
+//! The controllers, one module each, as plans from a snapshot.

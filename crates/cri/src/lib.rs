@@ -1,0 +1,1 @@
+//! The container runtime's client, image building and stream protocols.

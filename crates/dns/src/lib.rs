@@ -1,0 +1,1 @@
+//! Cluster DNS: services, headless, SRV, PTR, pods and upstream forwarding.

@@ -1,0 +1,2 @@
+//! The binary: command line, wiring, certificates.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Pod lifecycle, volumes, probes, resources and node status.

@@ -1,0 +1,196 @@
+//! Field paths and validation errors, with upstream's wording
+//! (`spec.containers[0].image: Required value`), so that kubectl prints what users know.
+
+use std::fmt;
+
+/// A path to a field of an object: `spec.template.spec.containers[0].name`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Path(String);
+
+impl Path {
+    pub fn new(root: &str) -> Self {
+        Self(root.to_owned())
+    }
+
+    pub fn child(&self, name: &str) -> Self {
+        if self.0.is_empty() { Self(name.to_owned()) } else { Self(format!("{}.{name}", self.0)) }
+    }
+
+    pub fn index(&self, i: usize) -> Self {
+        Self(format!("{}[{i}]", self.0))
+    }
+
+    pub fn key(&self, k: &str) -> Self {
+        Self(format!("{}[{k}]", self.0))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "<nil>" } else { &self.0 })
+    }
+}
+
+/// The kinds of field error; each one is a cause reason in the `Status` of an Invalid refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorType {
+    NotFound,
+    Required,
+    Duplicate,
+    Invalid,
+    NotSupported,
+    Forbidden,
+    TooLong,
+    TooMany,
+    Internal,
+    TypeInvalid,
+}
+
+impl ErrorType {
+    /// The `reason` of the cause, as in upstream's `field.ErrorType`.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::NotFound => "FieldValueNotFound",
+            Self::Required => "FieldValueRequired",
+            Self::Duplicate => "FieldValueDuplicate",
+            Self::Invalid => "FieldValueInvalid",
+            Self::NotSupported => "FieldValueNotSupported",
+            Self::Forbidden => "FieldValueForbidden",
+            Self::TooLong => "FieldValueTooLong",
+            Self::TooMany => "FieldValueTooMany",
+            Self::Internal => "InternalError",
+            Self::TypeInvalid => "FieldValueTypeInvalid",
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::NotFound => "Not found",
+            Self::Required => "Required value",
+            Self::Duplicate => "Duplicate value",
+            Self::Invalid | Self::TypeInvalid => "Invalid value",
+            Self::NotSupported => "Unsupported value",
+            Self::Forbidden => "Forbidden",
+            Self::TooLong => "Too long",
+            Self::TooMany => "Too many",
+            Self::Internal => "Internal error",
+        }
+    }
+}
+
+/// One reason why an object is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    pub kind: ErrorType,
+    pub path: String,
+    /// The refused value as upstream prints it: strings in quotes, numbers bare, objects as JSON.
+    pub value: Option<String>,
+    pub detail: String,
+}
+
+pub type FieldErrors = Vec<FieldError>;
+
+/// A value as it stands in a message.
+pub trait Printed {
+    fn printed(&self) -> String;
+}
+
+impl Printed for str {
+    fn printed(&self) -> String {
+        format!("{self:?}")
+    }
+}
+impl Printed for String {
+    fn printed(&self) -> String {
+        self.as_str().printed()
+    }
+}
+impl<T: Printed + ?Sized> Printed for &T {
+    fn printed(&self) -> String {
+        (**self).printed()
+    }
+}
+impl<T: Printed> Printed for Option<T> {
+    fn printed(&self) -> String {
+        self.as_ref().map_or_else(|| "null".to_owned(), Printed::printed)
+    }
+}
+macro_rules! printed_bare {
+    ($($t:ty),*) => {$(impl Printed for $t { fn printed(&self) -> String { self.to_string() } })*};
+}
+printed_bare!(i32, i64, u16, u32, u64, usize, bool, f64, serde_json::Value);
+
+impl FieldError {
+    fn with(kind: ErrorType, path: &Path, value: Option<String>, detail: impl Into<String>) -> Self {
+        Self { kind, path: path.as_str().to_owned(), value, detail: detail.into() }
+    }
+
+    pub fn required(path: &Path, detail: impl Into<String>) -> Self {
+        Self::with(ErrorType::Required, path, None, detail)
+    }
+
+    pub fn invalid(path: &Path, value: impl Printed, detail: impl Into<String>) -> Self {
+        Self::with(ErrorType::Invalid, path, Some(value.printed()), detail)
+    }
+
+    pub fn type_invalid(path: &Path, value: impl Printed, detail: impl Into<String>) -> Self {
+        Self::with(ErrorType::TypeInvalid, path, Some(value.printed()), detail)
+    }
+
+    pub fn duplicate(path: &Path, value: impl Printed) -> Self {
+        Self::with(ErrorType::Duplicate, path, Some(value.printed()), "")
+    }
+
+    pub fn not_found(path: &Path, value: impl Printed) -> Self {
+        Self::with(ErrorType::NotFound, path, Some(value.printed()), "")
+    }
+
+    pub fn forbidden(path: &Path, detail: impl Into<String>) -> Self {
+        Self::with(ErrorType::Forbidden, path, None, detail)
+    }
+
+    /// `supported` is printed in the order given; upstream sorts it before.
+    pub fn not_supported(path: &Path, value: impl Printed, supported: &[&str]) -> Self {
+        let quoted: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+        let detail =
+            if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
+        Self::with(ErrorType::NotSupported, path, Some(value.printed()), detail)
+    }
+
+    pub fn too_long(path: &Path, max_bytes: usize) -> Self {
+        Self::with(ErrorType::TooLong, path, None, format!("may not be more than {max_bytes} bytes"))
+    }
+
+    pub fn too_many(path: &Path, actual: usize, max: usize) -> Self {
+        Self::with(ErrorType::TooMany, path, Some(actual.printed()), format!("must have at most {max} items"))
+    }
+
+    pub fn internal(path: &Path, detail: impl Into<String>) -> Self {
+        Self::with(ErrorType::Internal, path, None, detail)
+    }
+
+    /// The message without the path, as it stands in a `Status` cause.
+    pub fn body(&self) -> String {
+        let mut s = self.kind.words().to_owned();
+        if let Some(v) = &self.value {
+            s.push_str(": ");
+            s.push_str(v);
+        }
+        if !self.detail.is_empty() {
+            s.push_str(": ");
+            s.push_str(&self.detail);
+        }
+        s
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = if self.path.is_empty() { "<nil>" } else { &self.path };
+        write!(f, "{path}: {}", self.body())
+    }
+}

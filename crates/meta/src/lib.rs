@@ -1,0 +1,22 @@
+//! What every object of the API shares: identity (group, version, kind, resource), label and field
+//! selectors, quantities, field paths with their errors, name rules, and the `Status` a refusal becomes.
+//!
+//! Pure: no I/O, no clock, no randomness.
+
+pub mod error;
+pub mod field;
+pub mod gvk;
+pub mod quantity;
+pub mod selector;
+pub mod validation;
+
+pub use error::{ApiError, Reason};
+pub use field::{ErrorType, FieldError, FieldErrors, Path};
+pub use gvk::{GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
+pub use quantity::Quantity;
+pub use selector::{FieldSelector, LabelSelector};
+
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
+
+/// A point in time, always given as a parameter: the cores have no clock.
+pub type Time = k8s_openapi::jiff::Timestamp;

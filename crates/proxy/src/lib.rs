@@ -1,0 +1,1 @@
+//! Services: from Service and EndpointSlice to nftables maps.

@@ -1,0 +1,1 @@
+//! The scheduling framework, its plugins, the queue and the binding shell.

@@ -1,0 +1,2 @@
+//! Automation: tidy checks, schema facts, benches; development only.
+fn main() {}
