@@ -1,1 +1,6 @@
-//! The request path, the watch cache, discovery, streaming and the TLS front.
+//! The API server: the request path, the watch cache, discovery, streaming and the TLS front.
+//!
+//! `front` (who asks, may they, which handler) calls `resource` (the generic verbs over a kind), which
+//! reads from `cache` and writes to the store. The only crate that opens the store.
+
+pub mod request;
