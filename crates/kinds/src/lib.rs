@@ -6,6 +6,7 @@
 
 pub mod kind;
 pub mod object;
+pub mod strategy;
 
 pub use kind::*;
 pub use object::{AnyKind, AnyObject, Object};

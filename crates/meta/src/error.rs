@@ -181,8 +181,11 @@ impl ApiError {
     }
 
     pub fn method_not_allowed(resource: &GroupResource, verb: &str) -> Self {
-        Self::new(Reason::MethodNotAllowed, format!("{verb} is not supported on resources of kind {:?}", resource.to_string()))
-            .about(resource, "")
+        Self::new(
+            Reason::MethodNotAllowed,
+            format!("{verb} is not supported on resources of kind {:?}", resource.to_string()),
+        )
+        .about(resource, "")
     }
 
     /// A `resourceVersion` or continue token older than what is kept.

@@ -13,7 +13,13 @@ impl Path {
     }
 
     pub fn child(&self, name: &str) -> Self {
-        if self.0.is_empty() { Self(name.to_owned()) } else { Self(format!("{}.{name}", self.0)) }
+        let mut out = String::with_capacity(self.0.len() + 1 + name.len());
+        out.push_str(&self.0);
+        if !out.is_empty() {
+            out.push('.');
+        }
+        out.push_str(name);
+        Self(out)
     }
 
     pub fn index(&self, i: usize) -> Self {
@@ -119,6 +125,14 @@ impl<T: Printed> Printed for Option<T> {
         self.as_ref().map_or_else(|| "null".to_owned(), Printed::printed)
     }
 }
+/// A value that a message shows as JSON.
+#[derive(Clone, Copy, Debug)]
+pub struct Json<'a, T: ?Sized>(pub &'a T);
+impl<T: serde::Serialize + ?Sized> Printed for Json<'_, T> {
+    fn printed(&self) -> String {
+        serde_json::to_string(self.0).unwrap_or_default()
+    }
+}
 macro_rules! printed_bare {
     ($($t:ty),*) => {$(impl Printed for $t { fn printed(&self) -> String { self.to_string() } })*};
 }
@@ -156,17 +170,30 @@ impl FieldError {
     /// `supported` is printed in the order given; upstream sorts it before.
     pub fn not_supported(path: &Path, value: impl Printed, supported: &[&str]) -> Self {
         let quoted: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
-        let detail =
-            if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
+        let detail = if quoted.is_empty() {
+            String::new()
+        } else {
+            format!("supported values: {}", quoted.join(", "))
+        };
         Self::with(ErrorType::NotSupported, path, Some(value.printed()), detail)
     }
 
     pub fn too_long(path: &Path, max_bytes: usize) -> Self {
-        Self::with(ErrorType::TooLong, path, None, format!("may not be more than {max_bytes} bytes"))
+        Self::with(
+            ErrorType::TooLong,
+            path,
+            None,
+            format!("may not be more than {max_bytes} byte{}", if max_bytes == 1 { "" } else { "s" }),
+        )
     }
 
     pub fn too_many(path: &Path, actual: usize, max: usize) -> Self {
-        Self::with(ErrorType::TooMany, path, Some(actual.printed()), format!("must have at most {max} items"))
+        Self::with(
+            ErrorType::TooMany,
+            path,
+            Some(actual.printed()),
+            format!("must have at most {max} item{}", if max == 1 { "" } else { "s" }),
+        )
     }
 
     pub fn internal(path: &Path, detail: impl Into<String>) -> Self {

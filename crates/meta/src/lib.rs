@@ -6,6 +6,8 @@
 pub mod error;
 pub mod field;
 pub mod gvk;
+mod object_meta;
+pub mod pod;
 pub mod quantity;
 pub mod selector;
 pub mod validation;

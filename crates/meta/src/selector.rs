@@ -91,9 +91,10 @@ impl Requirement {
             (Operator::NotIn | Operator::DoesNotExist, None) | (Operator::Exists, Some(_)) => true,
             (Operator::In | Operator::Exists, None) | (Operator::DoesNotExist, Some(_)) => false,
             (Operator::GreaterThan | Operator::LessThan, v) => {
-                let (Some(have), Some(want)) =
-                    (v.and_then(|v| v.parse::<i64>().ok()), self.values.first().and_then(|v| v.parse::<i64>().ok()))
-                else {
+                let (Some(have), Some(want)) = (
+                    v.and_then(|v| v.parse::<i64>().ok()),
+                    self.values.first().and_then(|v| v.parse::<i64>().ok()),
+                ) else {
                     return false;
                 };
                 if self.operator == Operator::GreaterThan { have > want } else { have < want }

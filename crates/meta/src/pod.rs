@@ -1,0 +1,1 @@
+//! What several components derive from a pod: its effective resource requests and its QoS class.
