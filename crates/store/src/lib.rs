@@ -3,6 +3,10 @@
 //!
 //! Only the API server opens a store.
 
+pub mod compactor;
 pub mod contract;
+pub mod embedded;
+pub mod memory;
 
 pub use contract::*;
+pub use embedded::Embedded;
