@@ -10,6 +10,7 @@ mod object_meta;
 pub mod pod;
 pub mod quantity;
 pub mod selector;
+mod selector_parse;
 pub mod validation;
 
 pub use error::{ApiError, Reason};

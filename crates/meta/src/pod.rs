@@ -1,1 +1,194 @@
 //! What several components derive from a pod: its effective resource requests and its QoS class.
+
+use crate::quantity::Quantity;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
+use std::collections::BTreeMap;
+
+/// Amounts by resource name.
+pub type Resources = BTreeMap<String, Quantity>;
+type ApiResources = BTreeMap<String, ApiQuantity>;
+
+/// Whether an init container is a sidecar: it starts before the main containers and runs with them (KEP-753).
+pub fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
+}
+
+/// Whether the resource may be set for a pod as a whole (KEP-2837).
+pub fn is_pod_level_resource(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
+}
+
+fn add(total: &mut Resources, more: &Resources) {
+    for (name, quantity) in more {
+        *total.entry(name.clone()).or_default() += *quantity;
+    }
+}
+
+fn raise(total: &mut Resources, floor: &Resources) {
+    for (name, quantity) in floor {
+        let have = total.entry(name.clone()).or_insert(*quantity);
+        *have = (*have).max(*quantity);
+    }
+}
+
+fn amounts(list: Option<&ApiResources>) -> Resources {
+    list.into_iter().flatten().map(|(name, q)| (name.clone(), Quantity::of(q))).collect()
+}
+
+fn aggregate(spec: &PodSpec, of: impl Fn(&ResourceRequirements) -> Option<&ApiResources>) -> Resources {
+    let of = |c: &Container| amounts(c.resources.as_ref().and_then(&of));
+    let mut total = Resources::new();
+    for container in &spec.containers {
+        add(&mut total, &of(container));
+    }
+    let mut sidecars = Resources::new();
+    let mut init_peak = Resources::new();
+    for container in spec.init_containers.iter().flatten() {
+        let mut own = of(container);
+        if is_sidecar(container) {
+            add(&mut total, &own);
+            add(&mut sidecars, &own);
+            raise(&mut init_peak, &sidecars);
+        } else {
+            add(&mut own, &sidecars);
+            raise(&mut init_peak, &own);
+        }
+    }
+    raise(&mut total, &init_peak);
+    total
+}
+
+/// The sum over containers, or the peak while init containers run where that is more; without overhead and
+/// pod-level resources.
+pub fn container_requests(spec: &PodSpec) -> Resources {
+    aggregate(spec, |r| r.requests.as_ref())
+}
+
+/// As [`container_requests`], of the limits.
+pub fn container_limits(spec: &PodSpec) -> Resources {
+    aggregate(spec, |r| r.limits.as_ref())
+}
+
+/// What a pod asks of its node: containers, sidecars and init containers, pod-level requests, overhead
+/// (upstream's `component-helpers/resource.PodRequests`).
+pub fn pod_requests(spec: &PodSpec) -> Resources {
+    let mut total = container_requests(spec);
+    for (name, quantity) in spec.resources.iter().flat_map(|r| r.requests.iter().flatten()) {
+        if is_pod_level_resource(name) {
+            total.insert(name.clone(), Quantity::of(quantity));
+        }
+    }
+    add(&mut total, &amounts(spec.overhead.as_ref()));
+    total
+}
+
+/// What a pod may use at most. A resource without a limit is absent.
+pub fn pod_limits(spec: &PodSpec) -> Resources {
+    let mut total = container_limits(spec);
+    for (name, quantity) in spec.resources.iter().flat_map(|r| r.limits.iter().flatten()) {
+        if is_pod_level_resource(name) {
+            total.insert(name.clone(), Quantity::of(quantity));
+        }
+    }
+    for (name, overhead) in spec.overhead.iter().flatten() {
+        if let Some(limit) = total.get_mut(name).filter(|l| !l.is_zero()) {
+            *limit += Quantity::of(overhead);
+        }
+    }
+    total
+}
+
+/// The class the pod's status says, else the one its spec gives: `Guaranteed`, `Burstable`, `BestEffort`.
+pub fn qos_class(pod: &Pod) -> &'static str {
+    match pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
+        Some("Guaranteed") => "Guaranteed",
+        Some("Burstable") => "Burstable",
+        Some("BestEffort") => "BestEffort",
+        _ => pod.spec.as_ref().map_or("BestEffort", compute_qos_class),
+    }
+}
+
+/// Positive amounts of cpu and memory.
+fn compute(list: Option<&ApiResources>) -> Resources {
+    list.into_iter()
+        .flatten()
+        .filter(|(name, _)| matches!(name.as_str(), "cpu" | "memory"))
+        .map(|(name, q)| (name.clone(), Quantity::of(q)))
+        .filter(|(_, q)| !q.is_zero() && !q.is_negative())
+        .collect()
+}
+
+/// Guaranteed: every container has limits of cpu and memory and requests the same. BestEffort: none asks for
+/// anything. Burstable: the rest.
+pub fn compute_qos_class(spec: &PodSpec) -> &'static str {
+    let mut requests = Resources::new();
+    let mut limits = Resources::new();
+    let mut guaranteed = true;
+    let empty = ResourceRequirements::default();
+    let mut visit = |r: &ResourceRequirements, limits_needed: bool| {
+        add(&mut requests, &compute(r.requests.as_ref()));
+        let own = compute(r.limits.as_ref());
+        guaranteed &= !limits_needed || own.len() == 2;
+        add(&mut limits, &own);
+    };
+    match &spec.resources {
+        Some(whole) => visit(whole, whole.limits.as_ref().is_some_and(|l| !l.is_empty())),
+        None => {
+            for container in spec.containers.iter().chain(spec.init_containers.iter().flatten()) {
+                visit(container.resources.as_ref().unwrap_or(&empty), true);
+            }
+        }
+    }
+    if requests.is_empty() && limits.is_empty() {
+        "BestEffort"
+    } else if guaranteed && requests == limits {
+        "Guaranteed"
+    } else {
+        "Burstable"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn spec(value: Value) -> PodSpec {
+        serde_json::from_value(value).expect("a pod spec")
+    }
+
+    fn container(name: &str, requests: Value, limits: Value) -> Value {
+        json!({"name": name, "resources": {"requests": requests, "limits": limits}})
+    }
+
+    #[test]
+    fn requests_count_init_containers_sidecars_and_overhead() {
+        let mut sidecar = container("s", json!({"cpu": "100m"}), json!({}));
+        sidecar["restartPolicy"] = json!("Always");
+        let spec = spec(json!({
+            "containers": [container("a", json!({"cpu": "200m", "memory": "1Gi"}), json!({})), container("b", json!({"cpu": "50m"}), json!({}))],
+            "initContainers": [sidecar, container("i", json!({"cpu": "1"}), json!({}))],
+            "overhead": {"cpu": "10m"},
+        }));
+        let got: Vec<(String, String)> =
+            pod_requests(&spec).into_iter().map(|(n, q)| (n, q.to_string())).collect();
+        assert_eq!(got, [("cpu".to_owned(), "1110m".to_owned()), ("memory".to_owned(), "1Gi".to_owned())]);
+    }
+
+    #[test]
+    fn qos_class_follows_the_resources() {
+        let both = json!({"cpu": "1", "memory": "1Gi"});
+        for (containers, expect) in [
+            (vec![container("a", json!({}), json!({}))], "BestEffort"),
+            (vec![container("a", both.clone(), both.clone())], "Guaranteed"),
+            (vec![container("a", json!({"cpu": "1"}), json!({}))], "Burstable"),
+            (
+                vec![container("a", both.clone(), both.clone()), container("b", json!({}), json!({}))],
+                "Burstable",
+            ),
+        ] {
+            assert_eq!(compute_qos_class(&spec(json!({"containers": containers}))), expect);
+        }
+    }
+}
