@@ -49,6 +49,9 @@ pub struct Attributes {
     pub name: String,
     pub is_resource: bool,
     pub path: String,
+    /// The `fieldSelector` of a list, watch or deletecollection, as it stands in the query: the node
+    /// authorizer lets a kubelet list only what is pinned to its node.
+    pub field_selector: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
