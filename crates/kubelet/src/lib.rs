@@ -1,1 +1,10 @@
 //! Pod lifecycle, volumes, probes, resources and node status.
+
+pub mod container_config;
+pub mod dns;
+pub mod env;
+pub mod objects;
+pub mod qos;
+pub mod quantity;
+pub mod security;
+pub mod sync;
