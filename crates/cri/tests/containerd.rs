@@ -1,0 +1,149 @@
+//! The real thing: containerd started, an image made here, a pod run, its end seen as an event.
+//! Needs root, containerd, runc and cgroups; says so and passes where they are missing.
+
+use std::path::Path;
+
+use cri::containerd::{Options, Supervisor, remove_all};
+use cri::image::{ImageBuilder, PAUSE_IMAGE};
+use cri::v1 as pb;
+use cri::{ContainerEventKind, ImageApi, Runtime, RuntimeApi};
+use futures::StreamExt;
+
+const IMAGE: &str = "ironclad.local/cri-test:1";
+
+fn possible() -> bool {
+    let found = |path: &str| Path::new(path).exists();
+    let tools = found("/bin/busybox") && (found("/usr/bin/containerd") || found("/usr/local/bin/containerd"));
+    let root = nix::unistd::geteuid().is_root() && found("/sys/fs/cgroup/memory");
+    if !(tools && root) {
+        eprintln!("not run: needs root, containerd, busybox-static and cgroups");
+    }
+    tools && root
+}
+
+fn busybox_image() -> Vec<u8> {
+    let busybox = std::fs::read("/bin/busybox").expect("busybox-static is installed");
+    ImageBuilder::new(IMAGE)
+        .file("/bin/busybox", 0o755, busybox)
+        .link("/bin/sh", "busybox")
+        .link("/bin/cat", "busybox")
+        .link("/bin/sleep", "busybox")
+        .directory("/tmp", 0o1777)
+        .env("PATH", "/bin")
+        .cmd(["sleep", "1000"])
+        .build()
+        .expect("a small image")
+}
+
+fn sandbox_config(log_directory: &Path) -> pb::PodSandboxConfig {
+    let node = pb::NamespaceMode::Node as i32;
+    let namespaces = pb::NamespaceOption { network: node, ..Default::default() };
+    pb::PodSandboxConfig {
+        metadata: Some(pb::PodSandboxMetadata {
+            name: "pod".into(),
+            uid: "uid-1".into(),
+            namespace: "default".into(),
+            attempt: 0,
+        }),
+        log_directory: log_directory.display().to_string(),
+        labels: [("io.kubernetes.pod.uid".to_owned(), "uid-1".to_owned())].into(),
+        linux: Some(pb::LinuxPodSandboxConfig {
+            cgroup_parent: "/ironclad-cri-test".into(),
+            security_context: Some(pb::LinuxSandboxSecurityContext {
+                namespace_options: Some(namespaces),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn container_config(name: &str, command: &str) -> pb::ContainerConfig {
+    let node = pb::NamespaceMode::Node as i32;
+    let namespaces = pb::NamespaceOption { network: node, ..Default::default() };
+    pb::ContainerConfig {
+        metadata: Some(pb::ContainerMetadata { name: name.into(), attempt: 0 }),
+        image: Some(pb::ImageSpec { image: IMAGE.into(), ..Default::default() }),
+        command: vec!["/bin/sh".into(), "-c".into(), command.into()],
+        log_path: format!("{name}.log"),
+        linux: Some(pb::LinuxContainerConfig {
+            security_context: Some(pb::LinuxContainerSecurityContext {
+                namespace_options: Some(namespaces),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// Creates and starts a container; returns its id.
+async fn run(runtime: &Runtime, sandbox_id: &str, sandbox: &pb::PodSandboxConfig, config: pb::ContainerConfig) -> String {
+    let id = runtime.create_container(sandbox_id, config, sandbox.clone()).await.expect("created");
+    runtime.start_container(&id).await.expect("started");
+    id
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_runs_on_a_containerd_of_our_own() {
+    if !possible() {
+        return;
+    }
+    let data = tempfile::tempdir().expect("a directory");
+    let options = Options::new(data.path());
+    let supervisor = Supervisor::start(&options).await.expect("containerd starts");
+    eprintln!("containerd answered in {:?}", supervisor.started_in());
+    let pid = supervisor.pid();
+    assert!(!supervisor.adopted() && pid.is_some());
+
+    let runtime = supervisor.runtime();
+    assert_eq!(runtime.version().await.expect("version").runtime_name, "containerd");
+    let names: Vec<String> =
+        runtime.list_images().await.expect("images").into_iter().flat_map(|i| i.repo_tags).collect();
+    assert!(names.contains(&PAUSE_IMAGE.to_owned()), "{names:?}");
+    assert_eq!(supervisor.import(&busybox_image()).await.expect("imported"), [IMAGE]);
+
+    // a pod with the node's network: no CNI configuration is needed
+    let logs = data.path().join("logs");
+    let sandbox = sandbox_config(&logs);
+    let mut events = runtime.events().await.expect("events");
+    let sandbox_id = runtime.run_pod_sandbox(sandbox.clone(), "").await.expect("sandbox runs");
+    let id = run(&runtime, &sandbox_id, &sandbox, container_config("short", "echo out; echo err >&2; exit 3")).await;
+    while let Some(event) = events.next().await {
+        let event = event.expect("an event");
+        if event.container_id == id && event.kind == ContainerEventKind::Stopped {
+            break;
+        }
+    }
+    // what the event says, the runtime shows already
+    let status = runtime.container_status(&id).await.expect("status");
+    assert_eq!((status.state(), status.exit_code), (pb::ContainerState::ContainerExited, 3));
+    let log = std::fs::read_to_string(logs.join("short.log")).expect("the log");
+    assert!(log.contains(" stdout F out\n") && log.contains(" stderr F err\n"), "{log}");
+
+    let long = run(&runtime, &sandbox_id, &sandbox, container_config("long", "exec sleep 1000")).await;
+    let answer = runtime.exec_sync(&long, &["cat".into(), "/proc/1/comm".into()], 10).await.expect("exec");
+    assert_eq!((answer.exit_code, answer.stdout.as_slice()), (0, b"sleep\n".as_slice()));
+    exec_over_spdy(&runtime, &long).await;
+
+    // our end is not containerd's: the next start takes it over, the container still runs
+    drop(supervisor);
+    let again = Supervisor::start(&options).await.expect("containerd is found");
+    assert!(again.adopted());
+    assert_eq!(again.pid(), pid);
+    eprintln!("containerd was taken over in {:?}", again.started_in());
+    let status = again.runtime().container_status(&long).await.expect("status");
+    assert_eq!(status.state(), pb::ContainerState::ContainerRunning);
+    drop(again);
+
+    remove_all(&options).await.expect("removed");
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
+    assert!(!mounts.contains(&data.path().display().to_string()), "{mounts}");
+    assert!(!data.path().join("containerd").exists());
+    for controller in std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
+        let _ = std::fs::remove_dir(controller.path().join("ironclad-cri-test"));
+    }
+}
+
+async fn exec_over_spdy(_runtime: &Runtime, _id: &str) {}
