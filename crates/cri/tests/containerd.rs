@@ -37,7 +37,7 @@ fn busybox_image() -> Vec<u8> {
 
 fn sandbox_config(log_directory: &Path) -> pb::PodSandboxConfig {
     let node = pb::NamespaceMode::Node as i32;
-    let namespaces = pb::NamespaceOption { network: node, ..Default::default() };
+    let namespaces = pb::NamespaceOption { network: node, pid: pb::NamespaceMode::Container as i32, ..Default::default() };
     pb::PodSandboxConfig {
         metadata: Some(pb::PodSandboxMetadata {
             name: "pod".into(),
@@ -61,7 +61,7 @@ fn sandbox_config(log_directory: &Path) -> pb::PodSandboxConfig {
 
 fn container_config(name: &str, command: &str) -> pb::ContainerConfig {
     let node = pb::NamespaceMode::Node as i32;
-    let namespaces = pb::NamespaceOption { network: node, ..Default::default() };
+    let namespaces = pb::NamespaceOption { network: node, pid: pb::NamespaceMode::Container as i32, ..Default::default() };
     pb::ContainerConfig {
         metadata: Some(pb::ContainerMetadata { name: name.into(), attempt: 0 }),
         image: Some(pb::ImageSpec { image: IMAGE.into(), ..Default::default() }),
@@ -92,7 +92,13 @@ async fn a_pod_runs_on_a_containerd_of_our_own() {
     }
     let data = tempfile::tempdir().expect("a directory");
     let options = Options::new(data.path());
-    let supervisor = Supervisor::start(&options).await.expect("containerd starts");
+    let supervisor = match Supervisor::start(&options).await {
+        Ok(supervisor) => supervisor,
+        Err(error) => {
+            let log = std::fs::read_to_string(data.path().join("containerd/containerd.log")).unwrap_or_default();
+            panic!("{error}\n{log}");
+        }
+    };
     eprintln!("containerd answered in {:?}", supervisor.started_in());
     let pid = supervisor.pid();
     assert!(!supervisor.adopted() && pid.is_some());
@@ -142,8 +148,15 @@ async fn a_pod_runs_on_a_containerd_of_our_own() {
     assert!(!mounts.contains(&data.path().display().to_string()), "{mounts}");
     assert!(!data.path().join("containerd").exists());
     for controller in std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
-        let _ = std::fs::remove_dir(controller.path().join("ironclad-cri-test"));
+        remove_cgroup(&controller.path().join("ironclad-cri-test"));
     }
+}
+
+fn remove_cgroup(path: &Path) {
+    for child in std::fs::read_dir(path).into_iter().flatten().flatten().filter(|e| e.path().is_dir()) {
+        remove_cgroup(&child.path());
+    }
+    let _ = std::fs::remove_dir(path);
 }
 
 async fn exec_over_spdy(_runtime: &Runtime, _id: &str) {}

@@ -45,6 +45,9 @@ pub struct Settings {
     pub registry_dir: PathBuf,
     pub snapshotter: String,
     pub systemd_cgroup: bool,
+    /// Whether this process may make others less likely to be killed for memory (CAP_SYS_RESOURCE).
+    /// Where it may not, containerd must not try either: runc would fail.
+    pub may_lower_oom_score: bool,
 }
 
 /// Plugins that no pod needs; each costs time at start, memory, or both.
@@ -53,7 +56,6 @@ const DISABLED: &[&str] = &[
     "io.containerd.internal.v1.restart",
     "io.containerd.internal.v1.tracing",
     "io.containerd.monitor.v1.cgroups",
-    "io.containerd.runtime.v1.linux",
     "io.containerd.snapshotter.v1.aufs",
     "io.containerd.snapshotter.v1.blockfile",
     "io.containerd.snapshotter.v1.btrfs",
@@ -77,7 +79,9 @@ fn render_into(out: &mut String, s: &Settings) -> std::fmt::Result {
     writeln!(out, "version = {}", if two { 3 } else { 2 })?;
     writeln!(out, "root = {}", quote(&s.root.display().to_string()))?;
     writeln!(out, "state = {}", quote(&s.state.display().to_string()))?;
-    writeln!(out, "oom_score = -999")?;
+    if s.may_lower_oom_score {
+        writeln!(out, "oom_score = -999")?;
+    }
     let disabled: Vec<String> = DISABLED.iter().map(|p| quote(p)).collect();
     writeln!(out, "disabled_plugins = [{}]", disabled.join(", "))?;
     writeln!(out, "\n[grpc]\n  address = {}", quote(&s.socket.display().to_string()))?;
@@ -93,6 +97,7 @@ fn render_v2(out: &mut String, s: &Settings) -> std::fmt::Result {
     writeln!(out, "  netns_mounts_under_state_dir = true")?;
     writeln!(out, "  enable_unprivileged_ports = true\n  enable_unprivileged_icmp = true")?;
     writeln!(out, "  tolerate_missing_hugetlb_controller = true")?;
+    writeln!(out, "  restrict_oom_score_adj = {}", !s.may_lower_oom_score)?;
     writeln!(out, "\n[{cri}.cni]")?;
     writeln!(out, "  bin_dir = {}", quote(&s.cni_bin_dir.display().to_string()))?;
     writeln!(out, "  conf_dir = {}", quote(&s.cni_conf_dir.display().to_string()))?;
@@ -113,6 +118,7 @@ fn render_v3(out: &mut String, s: &Settings) -> std::fmt::Result {
     writeln!(out, "  netns_mounts_under_state_dir = true")?;
     writeln!(out, "  enable_unprivileged_ports = true\n  enable_unprivileged_icmp = true")?;
     writeln!(out, "  tolerate_missing_hugetlb_controller = true")?;
+    writeln!(out, "  restrict_oom_score_adj = {}", !s.may_lower_oom_score)?;
     writeln!(out, "\n[{runtime}.cni]")?;
     let bin_dir = quote(&s.cni_bin_dir.display().to_string());
     if s.version >= (Version { major: 2, minor: 1 }) {
@@ -172,6 +178,7 @@ mod tests {
             registry_dir: "/d/certs.d".into(),
             snapshotter: "overlayfs".into(),
             systemd_cgroup: false,
+            may_lower_oom_score: true,
         }
     }
 

@@ -199,12 +199,21 @@ impl Supervisor {
                     registry_dir: layout.registries(),
                     snapshotter: snapshotter.clone(),
                     systemd_cgroup: options.systemd_cgroup,
+                    may_lower_oom_score: process::has_sys_resource(),
                 };
                 write(&layout.config(), &render(&settings))?;
                 process::spawn(&layout)?
             }
         };
-        let handle = wait_until_ready(&layout, &runtime, handle).await?;
+        let handle = match wait_until_ready(&layout, &runtime, handle).await {
+            Ok(handle) => handle,
+            Err(error) => {
+                if !adopted {
+                    process::stop(&layout).await?;
+                }
+                return Err(error);
+            }
+        };
         let (sender, pid) = watch::channel(Some(handle.pid()));
         let keeper = tokio::spawn(process::keep(layout.clone(), handle, sender));
         let this = Self {
@@ -341,6 +350,7 @@ async fn wait_until_ready(
         let error = match answer {
             Ok(_) => return Ok(handle),
             Err(Error::Unimplemented { message }) => {
+                let message = process::last_error(&layout.log()).unwrap_or(message);
                 return Err(SupervisorError::NoCri { message, log: layout.log() });
             }
             Err(error) => error,

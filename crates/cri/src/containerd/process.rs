@@ -1,12 +1,13 @@
 //! The containerd process: found, started, watched, ended.
 
 use std::fs::{self, OpenOptions};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -40,7 +41,7 @@ impl Handle {
     pub(super) fn ended(&mut self) -> Option<String> {
         match &mut self.child {
             Some(child) => child.try_wait().ok().flatten().map(|status| status.to_string()),
-            None => rustix::process::test_kill_process(self.pid).is_err().then(|| "it is gone".to_owned()),
+            None => exited(&self.pidfd).then(|| "it is gone".to_owned()),
         }
     }
 
@@ -53,6 +54,36 @@ impl Handle {
         }
         self.ended().unwrap_or_else(|| "it is gone".to_owned())
     }
+}
+
+/// Whether a process has ended; a zombie that nobody waits for counts as ended.
+fn exited(pidfd: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    nix::poll::poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+}
+
+/// Ends processes by force and returns when they are gone, or after `deadline`.
+pub(super) async fn kill_all(pids: Vec<Pid>, deadline: Duration) {
+    let mut dying = Vec::new();
+    for pid in pids {
+        if let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) {
+            let _ = kill_process(pid, Signal::KILL);
+            dying.push(Handle { pid, child: None, pidfd });
+        }
+    }
+    let ended = futures::future::join_all(dying.iter_mut().map(Handle::wait));
+    if tokio::time::timeout(deadline, ended).await.is_err() {
+        tracing::warn!("processes of removed pods are still ending");
+    }
+}
+
+/// Whether this process has CAP_SYS_RESOURCE, which lowering an OOM score takes.
+pub(super) fn has_sys_resource() -> bool {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = set.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).unwrap_or(0);
+    bits & (1 << CAP_SYS_RESOURCE) != 0
 }
 
 /// Checks what containerd needs and reads its version.
@@ -189,12 +220,17 @@ fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
-/// The message of the last error or fatal line of a containerd log.
+/// The line of a containerd log that says why it, or its CRI plugin, did not start.
 pub(super) fn last_error(log: &Path) -> Option<String> {
     let bytes = fs::read(log).ok()?;
     let tail = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(LOG_TAIL_BYTES)..]).into_owned();
-    let line = tail.lines().rev().find(|l| l.contains("level=fatal") || l.starts_with("containerd: "))?;
-    Some(line.rsplit_once("msg=").map_or(line, |(_, message)| message).trim_matches('"').to_owned())
+    let tells = |line: &&str| {
+        line.contains("level=fatal")
+            || line.starts_with("containerd: ")
+            || (line.contains("failed to load plugin") && line.contains(".cri"))
+    };
+    let line = tail.lines().rev().find(tells)?;
+    Some(line.rsplit_once("msg=").map_or(line, |(_, message)| message).trim().to_owned())
 }
 
 /// The shims of a containerd: the processes whose command line names its socket.

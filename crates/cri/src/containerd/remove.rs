@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::mount::{MntFlags, umount2};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::Pid;
 
 use super::{Layout, Options, SupervisorError, io, process};
 use crate::Runtime;
@@ -15,7 +15,6 @@ use crate::api::RuntimeApi;
 const POLITE_DEADLINE: Duration = Duration::from_secs(20);
 /// How long killed processes may take to be gone.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
-const LOOK: Duration = Duration::from_millis(10);
 
 /// Stops all pods of this data directory's containerd, ends containerd and its shims, unmounts what
 /// they mounted below the data directory and the state directory, and removes their files. Works
@@ -34,8 +33,8 @@ pub async fn remove_all(options: &Options) -> Result<(), SupervisorError> {
         tracing::warn!("the runtime did not stop its pods in time; ending them without it");
     }
     process::stop(&layout).await?;
-    let orphans: Vec<Pid> = init_pids(&layout.state).into_iter().chain(process::shims(&layout)).collect();
-    kill_all(&orphans).await;
+    let orphans = init_pids(&layout.state).into_iter().chain(process::shims(&layout)).collect();
+    process::kill_all(orphans, KILL_DEADLINE).await;
     for directory in [&layout.state, &layout.home] {
         unmount_below(directory);
         match fs::remove_dir_all(directory) {
@@ -78,16 +77,6 @@ fn init_pids(state: &Path) -> Vec<Pid> {
         cgroup.contains(entry.file_name().to_str()?).then(|| Pid::from_raw(pid))?
     };
     entries.flatten().filter_map(read).collect()
-}
-
-async fn kill_all(pids: &[Pid]) {
-    for pid in pids {
-        let _ = kill_process(*pid, Signal::KILL);
-    }
-    let deadline = Instant::now() + KILL_DEADLINE;
-    while pids.iter().any(|pid| test_kill_process(*pid).is_ok()) && Instant::now() < deadline {
-        tokio::time::sleep(LOOK).await;
-    }
 }
 
 /// Unmounts everything below a directory, the innermost first.
