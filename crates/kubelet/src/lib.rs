@@ -8,3 +8,4 @@ pub mod qos;
 pub mod quantity;
 pub mod security;
 pub mod sync;
+pub mod volumes;

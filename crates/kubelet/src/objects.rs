@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Pod, Secret, Service, Volume};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, PersistentVolume, Pod, Secret, Service, Volume};
 
 use crate::sync::{ephemeral_containers, init_containers};
 
@@ -12,6 +12,15 @@ use crate::sync::{ephemeral_containers, init_containers};
 pub struct References {
     pub config_maps: BTreeSet<String>,
     pub secrets: BTreeSet<String>,
+    pub claims: BTreeSet<String>,
+}
+
+/// Where a claim leads.
+#[derive(Clone, Debug)]
+pub enum Claim {
+    Missing,
+    Unbound,
+    Bound(Arc<PersistentVolume>),
 }
 
 /// What the names stand for; `None` for what does not exist.
@@ -23,6 +32,7 @@ pub struct Objects {
     pub services: Vec<Arc<Service>>,
     /// Service account tokens by (volume, path).
     pub tokens: BTreeMap<(String, String), String>,
+    pub claims: BTreeMap<String, Claim>,
 }
 
 impl Objects {
@@ -63,6 +73,7 @@ fn of_container(container: &Container, refs: &mut References) {
 
 fn of_volume(volume: &Volume, refs: &mut References) {
     refs.config_maps.extend(volume.config_map.iter().map(|s| s.name.clone()));
+    refs.claims.extend(volume.persistent_volume_claim.iter().map(|s| s.claim_name.clone()));
     refs.secrets.extend(volume.secret.iter().filter_map(|s| s.secret_name.clone()));
     for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
         refs.config_maps.extend(source.config_map.iter().map(|s| s.name.clone()));
