@@ -243,6 +243,51 @@ impl<K: Cached> Informer<K> {
         self.0.store.version()
     }
 
+    /// Returns once a write with this resourceVersion has been observed.
+    pub async fn saw(&self, version: u64) {
+        // The sender lives in `self`.
+        let _ = self.0.store.progress().wait_for(|v| *v >= version).await;
+    }
+
+    /// Returns once the object is gone, is going, or is another one of the same name.
+    pub async fn saw_deleted(&self, key: &Key, uid: &str) {
+        let alive = || {
+            self.get(key).is_some_and(|o| {
+                o.meta().uid.as_deref() == Some(uid) && o.meta().deletion_timestamp.is_none()
+            })
+        };
+        // The sender lives in `self`.
+        let _ = self.0.store.progress().wait_for(|_| !alive()).await;
+    }
+
+    /// An informer without a server, filled by [`put`](Self::put): the world of a test.
+    pub fn detached() -> Self
+    where
+        K::DynamicType: Default,
+    {
+        Self(Arc::new(Shared {
+            name: K::plural(&K::DynamicType::default()).into_owned(),
+            store: Store::new(),
+            synced: watch::Sender::new(true),
+            _stop: CancellationToken::new().drop_guard(),
+        }))
+    }
+
+    /// Puts an object into a detached informer.
+    pub fn put(&self, object: K) {
+        self.0.store.put(object);
+    }
+
+    /// Takes an object out of a detached informer.
+    pub fn remove(&self, key: &Key)
+    where
+        K: Clone,
+    {
+        if let Some(o) = self.get(key) {
+            self.0.store.remove((*o).clone());
+        }
+    }
+
     /// Plural name of the kind.
     pub fn name(&self) -> &str {
         &self.0.name

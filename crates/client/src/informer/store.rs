@@ -7,7 +7,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::watch;
 
 /// One change: an addition has no `old`, a removal no `new`.
 pub struct Delta<K> {
@@ -29,7 +29,7 @@ pub(super) struct Store<K> {
     state: RwLock<State<K>>,
     /// Held over a change and its delivery, so that every handler sees every change once and in order.
     handlers: Mutex<Vec<Handler<K>>>,
-    version: AtomicU64,
+    version: watch::Sender<u64>,
 }
 
 struct State<K> {
@@ -84,7 +84,7 @@ impl<K: Resource> Store<K> {
         Self {
             state: RwLock::new(State { objects: BTreeMap::new(), indexes: HashMap::new() }),
             handlers: Mutex::default(),
-            version: AtomicU64::new(0),
+            version: watch::Sender::new(0),
         }
     }
 
@@ -120,14 +120,18 @@ impl<K: Resource> Store<K> {
     }
 
     pub fn version(&self) -> u64 {
-        self.version.load(Ordering::Acquire)
+        *self.version.borrow()
     }
 
-    /// After the change that a version stands for has been applied and delivered.
+    /// Tells of each event after it was applied: what waits for a state looks again.
+    pub fn progress(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    /// Once the change that a version stands for has been applied.
     pub fn saw_version(&self, version: &str) {
-        if let Ok(v) = version.parse() {
-            self.version.fetch_max(v, Ordering::AcqRel);
-        }
+        let version = version.parse().unwrap_or(0);
+        self.version.send_modify(|v| *v = version.max(*v));
     }
 
     pub fn add_index(&self, name: &'static str, values: IndexFn<K>) {

@@ -1,0 +1,1 @@
+//! Tables of single plans, and rollouts that are played to their end.

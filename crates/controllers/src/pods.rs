@@ -1,0 +1,109 @@
+//! What the controllers read from a pod.
+
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::jiff::SignedDuration;
+use meta::Time;
+use std::cmp::Ordering;
+
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("")
+}
+
+pub fn node_name(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("")
+}
+
+pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.iter().flatten().find(|c| c.type_ == kind)
+}
+
+pub fn is_ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|c| c.status == "True")
+}
+
+/// Since when the pod is ready; None where it is not, or does not say.
+pub fn ready_since(pod: &Pod) -> Option<Time> {
+    condition(pod, "Ready").filter(|c| c.status == "True")?.last_transition_time.as_ref().map(|t| t.0)
+}
+
+/// Ready for at least so many seconds.
+pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: Time) -> bool {
+    is_ready(pod)
+        && (min_ready_seconds == 0 || available_at(pod, min_ready_seconds).is_some_and(|t| t <= now))
+}
+
+/// When a ready pod becomes available.
+pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Time> {
+    ready_since(pod).map(|t| t + SignedDuration::from_secs(min_ready_seconds.into()))
+}
+
+/// Ended for good.
+pub fn is_terminal(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+pub fn is_active(pod: &Pod) -> bool {
+    !is_terminal(pod) && pod.metadata.deletion_timestamp.is_none()
+}
+
+pub fn is_terminating(pod: &Pod) -> bool {
+    !is_terminal(pod) && pod.metadata.deletion_timestamp.is_some()
+}
+
+/// The highest restart counts of containers and of sidecars.
+fn restarts(pod: &Pod) -> (i32, i32) {
+    let Some(status) = &pod.status else { return (0, 0) };
+    let regular = status.container_statuses.iter().flatten().map(|c| c.restart_count).max().unwrap_or(0);
+    let is_sidecar = |name: &str| {
+        let init = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten());
+        init.into_iter().any(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))
+    };
+    let sidecars = status.init_container_statuses.iter().flatten().filter(|c| is_sidecar(&c.name));
+    (regular, sidecars.map(|c| c.restart_count).max().unwrap_or(0))
+}
+
+fn deletion_cost(pod: &Pod) -> i32 {
+    let a = pod.metadata.annotations.as_ref();
+    a.and_then(|a| a.get("controller.kubernetes.io/pod-deletion-cost"))
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Which pod to delete first (`Less`). `ranks`: how many pods of the same owner share each pod's node. Ages are compared
+/// by magnitude, so that which of two similar pods goes is not predictable from their age (upstream's
+/// ActivePodsWithRanks with PodDeletionCost and LogarithmicScaleDown).
+pub fn deletion_order((a, rank_a): (&Pod, usize), (b, rank_b): (&Pod, usize), now: Time) -> Ordering {
+    let assigned = |p| !node_name(p).is_empty();
+    let order = |p: &Pod| match phase(p) {
+        "Pending" => 0,
+        "Unknown" => 1,
+        _ => 2,
+    };
+    let by_age = |ta: Option<Time>, tb: Option<Time>| match (ta, tb) {
+        (None, None) => Ordering::Equal,
+        (None, _) => Ordering::Less,
+        (_, None) => Ordering::Greater,
+        (Some(ta), Some(tb)) => {
+            let by_uid = || a.metadata.uid.cmp(&b.metadata.uid);
+            magnitude(ta, now).cmp(&magnitude(tb, now)).then_with(by_uid)
+        }
+    };
+    let created = |p: &Pod| p.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    assigned(a)
+        .cmp(&assigned(b))
+        .then(order(a).cmp(&order(b)))
+        .then(is_ready(a).cmp(&is_ready(b)))
+        .then(deletion_cost(a).cmp(&deletion_cost(b)))
+        .then(rank_b.cmp(&rank_a))
+        .then_with(|| {
+            let (ta, tb) = (ready_since(a), ready_since(b));
+            if is_ready(a) && is_ready(b) && ta != tb { by_age(ta, tb) } else { Ordering::Equal }
+        })
+        .then_with(|| restarts(b).cmp(&restarts(a)))
+        .then_with(|| if created(a) == created(b) { Ordering::Equal } else { by_age(created(a), created(b)) })
+}
+
+fn magnitude(t: Time, now: Time) -> i64 {
+    let nanos = now.duration_since(t).as_nanos();
+    if nanos > 0 { (nanos as f64).log2() as i64 } else { -1 }
+}

@@ -1,0 +1,296 @@
+//! The shell around the controllers: queues, workers, retries, requests, events and metrics.
+
+use crate::controller::{Controller, Watches};
+use crate::metrics::Metrics;
+use crate::plan::{Action, Failure, Mode, Note, Op, Plan, Step, Target};
+use crate::world::World;
+use client::{Client, Key, Recorder, WorkQueue};
+use futures::future::join_all;
+use http::{Request, header::CONTENT_TYPE};
+use serde::Deserialize;
+use serde_json::json;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+/// Bound of one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bound of waiting until the cache has seen the own writes; beyond it the watch is stuck, and an old cache is
+/// better than none: preconditions keep the harm small.
+const OWN_WRITES_TIMEOUT: Duration = Duration::from_secs(10);
+/// Failures of a key before they are logged as warnings: conflicts are common, and gone at the second try.
+const QUIET_FAILURES: u32 = 3;
+
+/// What the workers share.
+#[derive(Clone)]
+pub(crate) struct Shell {
+    pub client: Client,
+    pub recorder: Recorder,
+    pub world: World,
+    pub metrics: Metrics,
+    pub shutdown: CancellationToken,
+}
+
+impl Shell {
+    /// Runs a controller until the shutdown.
+    pub async fn run<C: Controller>(self, controller: C, workers: usize) {
+        let mut watches = Watches::default();
+        C::watches(&mut watches);
+        let queue = WorkQueue::new();
+        self.metrics.register(C::NAME, queue.clone());
+        let synced = join_all(watches.reads.iter().map(|read| read(&self.world)));
+        tokio::select! {
+            _ = synced => {}
+            () = self.shutdown.cancelled() => return,
+        }
+        for subscribe in watches.subscriptions {
+            subscribe(&self.world, &queue);
+        }
+        info!(controller = C::NAME, "started");
+        let controller = Arc::new(controller);
+        let work = (0..workers.max(1)).map(|_| self.clone().work(controller.clone(), queue.clone()));
+        tokio::select! {
+            _ = join_all(work) => {}
+            () = self.shutdown.cancelled() => queue.close(),
+        }
+        info!(controller = C::NAME, "stopped");
+    }
+
+    async fn work<C: Controller>(self, controller: Arc<C>, queue: WorkQueue<Key>) {
+        while let Some(key) = queue.next().await {
+            let started = Instant::now();
+            let now = client::now();
+            let plan = controller.reconcile(&key, &self.world, now);
+            for reason in &plan.report.0 {
+                debug!(controller = C::NAME, key = %key, "{reason}");
+            }
+            let wake_at = plan.wake_at;
+            match self.carry_out(plan).await {
+                Ok(()) => {
+                    queue.forget(&key);
+                    if let Some(at) = wake_at {
+                        queue.add_after(
+                            key.clone(),
+                            at.duration_since(now).try_into().unwrap_or(Duration::ZERO),
+                        );
+                    }
+                }
+                Err(failure) => {
+                    let failures = queue.failures(&key);
+                    let delay_ms = queue.add_failed(key.clone()).as_millis() as u64;
+                    if failures >= QUIET_FAILURES {
+                        warn!(controller = C::NAME, key = %key, delay_ms, "{failure}");
+                    } else {
+                        debug!(controller = C::NAME, key = %key, delay_ms, "{failure}");
+                    }
+                }
+            }
+            queue.done(&key);
+            self.metrics.worked(C::NAME, started.elapsed());
+        }
+    }
+
+    /// Carries a plan out and waits until the cache has seen what it wrote.
+    async fn carry_out(&self, plan: Plan) -> Result<(), Failure> {
+        for note in plan.notes {
+            self.record(note, "", "");
+        }
+        let mut written = Vec::new();
+        let mut result = Ok(());
+        for step in plan.steps {
+            result = self.carry_out_step(step, &mut written).await;
+            if result.is_err() {
+                break;
+            }
+        }
+        let seen = join_all(written.iter().map(|w| self.saw(w)));
+        if tokio::time::timeout(OWN_WRITES_TIMEOUT, seen).await.is_err() {
+            warn!("the cache has not seen own writes after {OWN_WRITES_TIMEOUT:?}");
+        }
+        result?;
+        match plan.retry {
+            Some(message) => Err(Failure { code: 0, reason: String::new(), message }),
+            None => Ok(()),
+        }
+    }
+
+    async fn carry_out_step(&self, step: Step, written: &mut Vec<Written>) -> Result<(), Failure> {
+        let mut rest = step.ops.as_slice();
+        let mut batch = match step.mode {
+            Mode::InOrder | Mode::SlowStart => 1,
+            Mode::Parallel => rest.len(),
+        };
+        let mut failure = None;
+        while !rest.is_empty() && failure.is_none() {
+            let (now, later) = rest.split_at(batch.min(rest.len()));
+            for result in join_all(now.iter().map(|op| self.request(op))).await {
+                match result {
+                    Ok(w) => written.extend(w),
+                    Err(f) => {
+                        failure.get_or_insert(f);
+                    }
+                }
+            }
+            rest = later;
+            if step.mode == Mode::SlowStart {
+                batch *= 2;
+            }
+        }
+        let Some(failure) = failure else { return Ok(()) };
+        if let Some(recover) = step.on_failure {
+            for op in recover(&failure) {
+                match self.request(&op).await {
+                    Ok(w) => written.extend(w),
+                    Err(f) => debug!("after a failure: {f}"),
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    async fn saw(&self, w: &Written) {
+        match w {
+            Written::Version { target, version } => self.world.saw(target, *version).await,
+            Written::Deleted { target, key, uid } => self.world.saw_deleted(target, key, uid).await,
+        }
+    }
+
+    /// Sends one operation; what it wrote, where the world can tell that it has seen it.
+    pub async fn request(&self, op: &Op) -> Result<Option<Written>, Failure> {
+        let (result, name) = match self.send(op).await {
+            Ok(answer) => {
+                let name = answer.metadata.name.clone().unwrap_or_default();
+                (self.check(op, answer), name)
+            }
+            Err(f) => (Err(f), String::new()),
+        };
+        match result {
+            Ok(written) => {
+                if let Some(note) = &op.then {
+                    self.record(note.clone(), &name, "");
+                }
+                Ok(written)
+            }
+            Err(f) if op.tolerate.contains(&f.reason.as_str()) => Ok(None),
+            // All further creations fail in a namespace that is going away, and it is no news.
+            Err(f) if f.code == 403 && f.message.contains("because it is being terminated") => Ok(None),
+            Err(f) => {
+                if let Some(note) = &op.otherwise {
+                    self.record(note.clone(), "", &f.message);
+                }
+                Err(f)
+            }
+        }
+    }
+
+    fn check(&self, op: &Op, answer: Answer) -> Result<Option<Written>, Failure> {
+        let m = answer.metadata;
+        let target = op.target.clone();
+        Ok(match &op.action {
+            Action::VerifyAlive { uid } => {
+                let problem = if m.uid.as_deref() != Some(uid) {
+                    Some(format!(
+                        "original {} {} is gone: got uid {}, wanted {uid}",
+                        op.target.plural,
+                        op.key,
+                        m.uid.unwrap_or_default()
+                    ))
+                } else {
+                    m.deletion_timestamp.map(|t| format!("{} has just been deleted at {t}", op.key))
+                };
+                if let Some(message) = problem {
+                    return Err(Failure { code: 0, reason: String::new(), message });
+                }
+                None
+            }
+            Action::Delete { uid, .. } => {
+                uid.clone().map(|uid| Written::Deleted { target, key: op.key.clone(), uid })
+            }
+            _ => m
+                .resource_version
+                .and_then(|v| v.parse().ok())
+                .map(|version| Written::Version { target, version }),
+        })
+    }
+
+    async fn send(&self, op: &Op) -> Result<Answer, Failure> {
+        let collection = Key { namespace: op.key.namespace.clone(), name: "".into() };
+        let path = op.target.path(&op.key, op.subresource);
+        let json = "application/json";
+        let request = match &op.action {
+            Action::Create(body) => Request::post(op.target.path(&collection, op.subresource))
+                .header(CONTENT_TYPE, json)
+                .body(body.clone()),
+            Action::Replace(body) => Request::put(path).header(CONTENT_TYPE, json).body(body.clone()),
+            Action::MergePatch(body) => {
+                Request::patch(path).header(CONTENT_TYPE, "application/merge-patch+json").body(body.clone())
+            }
+            Action::StrategicPatch(body) => Request::patch(path)
+                .header(CONTENT_TYPE, "application/strategic-merge-patch+json")
+                .body(body.clone()),
+            Action::Delete { uid, version, propagation, grace_seconds } => {
+                let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
+                if uid.is_some() || version.is_some() {
+                    options["preconditions"] = json!({});
+                }
+                if let Some(u) = uid {
+                    options["preconditions"]["uid"] = json!(u);
+                }
+                if let Some(v) = version {
+                    options["preconditions"]["resourceVersion"] = json!(v);
+                }
+                if let Some(p) = propagation {
+                    options["propagationPolicy"] = json!(p);
+                }
+                if let Some(g) = grace_seconds {
+                    options["gracePeriodSeconds"] = json!(g);
+                }
+                Request::delete(path).header(CONTENT_TYPE, json).body(options.to_string().into_bytes())
+            }
+            Action::VerifyAlive { .. } => Request::get(path).body(Vec::new()),
+        };
+        let local = |message: String| Failure { code: 0, reason: String::new(), message };
+        let request = request.map_err(|e| local(e.to_string()))?;
+        match tokio::time::timeout(REQUEST_TIMEOUT, self.client.request::<Answer>(request)).await {
+            Err(_) => Err(local(format!("no answer within {REQUEST_TIMEOUT:?}"))),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(e)) => Err(failure(e)),
+        }
+    }
+
+    fn record(&self, note: Note, name: &str, error: &str) {
+        let message = note.message.replace("{name}", name).replace("{error}", error);
+        self.recorder.event(&note.about, note.kind, note.reason, message);
+    }
+}
+
+pub(crate) fn failure(e: kube::Error) -> Failure {
+    match e {
+        kube::Error::Api(s) => Failure { code: s.code, reason: s.reason, message: s.message },
+        other => Failure { code: 0, reason: String::new(), message: other.to_string() },
+    }
+}
+
+/// A write for the cache to see.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Written {
+    Version { target: Target, version: u64 },
+    Deleted { target: Target, key: Key, uid: String },
+}
+
+/// What of an answer is read: an object, or the Status of a deletion.
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    metadata: AnswerMeta,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct AnswerMeta {
+    name: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    deletion_timestamp: Option<String>,
+}

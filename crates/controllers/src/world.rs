@@ -1,0 +1,177 @@
+//! What the controllers see: one shared informer per kind. In tests the same informers, filled by hand.
+
+use crate::plan::Target;
+use client::{Informer, Informers, Key, Options};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::ClusterRole;
+
+/// Index of pods and replica sets by the uid of their controller, [`ORPHANS`] where they have none.
+pub const BY_CONTROLLER: &str = "controller";
+/// Value of [`BY_CONTROLLER`] for objects without a controller, followed by the namespace.
+pub const ORPHANS: &str = "orphans/";
+/// Index of pods by node name.
+pub const BY_NODE: &str = "node";
+/// Index of endpoint slices by `namespace/service`.
+pub const BY_SERVICE: &str = "service";
+
+macro_rules! world {
+    ($($(#[$doc:meta])* $field:ident: $kind:ty = $options:expr;)*) => {
+        /// The informers of the controllers.
+        #[derive(Clone)]
+        pub struct World {
+            $($(#[$doc])* pub $field: Informer<$kind>,)*
+        }
+
+        impl World {
+            /// Starts what is not watched yet. Must be called within a tokio runtime.
+            pub fn watch(informers: &Informers) -> Self {
+                Self { $($field: informers.of($options),)* }
+            }
+
+            /// A world without a server, to fill by hand.
+            pub fn detached() -> Self {
+                let world = Self { $($field: Informer::detached(),)* };
+                world.index();
+                world
+            }
+
+            /// Returns once a write to a kind of this world has been observed; at once for other kinds.
+            pub async fn saw(&self, target: &Target, version: u64) {
+                $(if *target == Target::of::<$kind>() { return self.$field.saw(version).await; })*
+            }
+
+            /// Returns once a deletion has been observed, or at least begun; at once for other kinds.
+            pub async fn saw_deleted(&self, target: &Target, key: &Key, uid: &str) {
+                $(if *target == Target::of::<$kind>() { return self.$field.saw_deleted(key, uid).await; })*
+            }
+
+            /// The object as JSON, for simulations.
+            #[cfg(test)]
+            pub fn get_json(&self, target: &Target, key: &Key) -> Option<serde_json::Value> {
+                $(if *target == Target::of::<$kind>() {
+                    return self.$field.get(key).map(|o| serde_json::to_value(&*o).unwrap());
+                })*
+                None
+            }
+
+            #[cfg(test)]
+            pub fn put_json(&self, target: &Target, object: serde_json::Value) {
+                $(if *target == Target::of::<$kind>() {
+                    return self.$field.put(serde_json::from_value(object).unwrap());
+                })*
+            }
+
+            #[cfg(test)]
+            pub fn remove(&self, target: &Target, key: &Key) {
+                $(if *target == Target::of::<$kind>() { return self.$field.remove(key); })*
+            }
+        }
+    };
+}
+
+world! {
+    pods: Pod = Options::all().transform(trim_pod)
+        .index(BY_CONTROLLER, controller_of).index(BY_NODE, node_of);
+    replica_sets: ReplicaSet = Options::all().index(BY_CONTROLLER, controller_of);
+    deployments: Deployment = Options::all();
+    replication_controllers: ReplicationController = Options::all();
+    services: Service = Options::all();
+    endpoints: Endpoints = Options::all();
+    endpoint_slices: EndpointSlice = Options::all().index(BY_SERVICE, service_of);
+    namespaces: Namespace = Options::all();
+    nodes: Node = Options::all().transform(trim_node);
+    /// Of the nodes only.
+    leases: Lease = Options::all().namespace("kube-node-lease");
+    service_accounts: ServiceAccount = Options::all().fields("metadata.name=default");
+    /// The published root certificate only.
+    config_maps: ConfigMap = Options::all().fields("metadata.name=kube-root-ca.crt");
+    cluster_roles: ClusterRole = Options::all();
+}
+
+impl World {
+    fn index(&self) {
+        self.pods.add_index(BY_CONTROLLER, controller_of);
+        self.pods.add_index(BY_NODE, node_of);
+        self.replica_sets.add_index(BY_CONTROLLER, controller_of);
+        self.endpoint_slices.add_index(BY_SERVICE, service_of);
+    }
+}
+
+fn controller_of<K: kube::Resource>(object: &K) -> Vec<String> {
+    let m = object.meta();
+    let controller = m.owner_references.iter().flatten().find(|r| r.controller == Some(true));
+    vec![match controller {
+        Some(r) => r.uid.clone(),
+        None => format!("{ORPHANS}{}", m.namespace.as_deref().unwrap_or("")),
+    }]
+}
+
+fn node_of(pod: &Pod) -> Vec<String> {
+    pod.spec.as_ref().and_then(|s| s.node_name.clone()).into_iter().collect()
+}
+
+fn service_of(slice: &EndpointSlice) -> Vec<String> {
+    let m = &slice.metadata;
+    let service = m.labels.as_ref().and_then(|l| l.get("kubernetes.io/service-name"));
+    service.map(|s| format!("{}/{s}", m.namespace.as_deref().unwrap_or(""))).into_iter().collect()
+}
+
+/// Pods are patched and deleted here, never replaced: what no controller reads is not kept.
+fn trim_pod(pod: &mut Pod) {
+    if let Some(a) = &mut pod.metadata.annotations {
+        a.retain(|k, _| k == "controller.kubernetes.io/pod-deletion-cost");
+    }
+    if let Some(spec) = &mut pod.spec {
+        for c in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
+            let kept = k8s_openapi::api::core::v1::Container {
+                name: std::mem::take(&mut c.name),
+                ports: c.ports.take(),
+                restart_policy: c.restart_policy.take(),
+                ..Default::default()
+            };
+            *c = kept;
+        }
+        *spec = k8s_openapi::api::core::v1::PodSpec {
+            containers: std::mem::take(&mut spec.containers),
+            init_containers: spec.init_containers.take(),
+            node_name: spec.node_name.take(),
+            hostname: spec.hostname.take(),
+            subdomain: spec.subdomain.take(),
+            host_network: spec.host_network,
+            restart_policy: spec.restart_policy.take(),
+            tolerations: spec.tolerations.take(),
+            ..Default::default()
+        };
+    }
+    if let Some(status) = &mut pod.status {
+        status.ephemeral_container_statuses = None;
+        status.resource_claim_statuses = None;
+        for c in status
+            .container_statuses
+            .iter_mut()
+            .flatten()
+            .chain(status.init_container_statuses.iter_mut().flatten())
+        {
+            let kept = k8s_openapi::api::core::v1::ContainerStatus {
+                name: std::mem::take(&mut c.name),
+                restart_count: c.restart_count,
+                ..Default::default()
+            };
+            *c = kept;
+        }
+    }
+}
+
+/// Nodes are patched here, never replaced.
+fn trim_node(node: &mut k8s_openapi::api::core::v1::Node) {
+    if let Some(status) = &mut node.status {
+        status.images = None;
+        status.volumes_attached = None;
+        status.volumes_in_use = None;
+    }
+}
