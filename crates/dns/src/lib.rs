@@ -1,1 +1,12 @@
-//! Cluster DNS: services, headless, SRV, PTR, pods and upstream forwarding.
+//! Cluster DNS, by the Kubernetes DNS-based service discovery specification (1.1.0): services, headless
+//! services and their endpoints, SRV, PTR and pod names of the cluster domain; everything else is forwarded.
+//!
+//! [`zone`] is the index of what the API says, [`answer`] looks names up in it, both pure; [`server`] speaks
+//! the protocol (hickory-server) and keeps the index up to date from informers.
+
+pub mod answer;
+mod forward;
+pub mod server;
+pub mod zone;
+
+pub use server::{Config, DnsError, run};
