@@ -3,7 +3,12 @@
 pub mod container_config;
 pub mod dns;
 pub mod env;
+pub mod images;
+pub mod lifecycle;
+pub mod logs;
 pub mod objects;
+pub mod observe;
+pub mod probes;
 pub mod qos;
 pub mod quantity;
 pub mod security;

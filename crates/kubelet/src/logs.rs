@@ -1,0 +1,111 @@
+//! Container logs on disk: the end of one, rotation, and what is left of pods that are gone.
+
+use std::fs;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use cri::RuntimeApi;
+
+/// A log is rotated at this size (upstream's `containerLogMaxSize`).
+pub const MAX_LOG_BYTES: u64 = 10 << 20;
+/// Files kept for a container, the one being written among them (`containerLogMaxFiles`).
+pub const MAX_LOG_FILES: usize = 5;
+
+/// The end of a log in CRI format, as text: at most so many bytes and lines.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn tail(path: &Path, max_bytes: usize, max_lines: usize) -> io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    // each line carries some 40 bytes of its own
+    let window = u64::try_from(max_bytes + max_lines * 64).unwrap_or(u64::MAX);
+    file.seek(SeekFrom::Start(size.saturating_sub(window)))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let skip = usize::from(size > window);
+    let mut lines: Vec<String> = Vec::new();
+    let mut open = String::new();
+    for line in text.lines().skip(skip) {
+        // time, stream, tag (P: partial), content
+        let mut parts = line.splitn(4, ' ');
+        let (Some(_), Some(_), Some(tag)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        open.push_str(parts.next().unwrap_or_default());
+        if !tag.split(':').any(|t| t == "P") {
+            lines.push(std::mem::take(&mut open) + "\n");
+        }
+    }
+    let from = lines.len().saturating_sub(max_lines);
+    let mut end = lines[from..].concat();
+    let mut cut = end.len().saturating_sub(max_bytes);
+    while !end.is_char_boundary(cut) {
+        cut += 1;
+    }
+    Ok(end.split_off(cut))
+}
+
+/// Moves a log that is too large away and lets the runtime open a new one; keeps the newest few. The file
+/// names are upstream's: `0.log`, `0.log.20260101-000000`.
+///
+/// # Errors
+/// What the file system says; a runtime that cannot reopen gets its file back.
+pub async fn rotate(runtime: &dyn RuntimeApi, container_id: &str, path: &Path, now: meta::Time) -> io::Result<bool> {
+    let size = match fs::metadata(path) {
+        Ok(meta) => meta.len(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(e) => return Err(e),
+    };
+    if size < MAX_LOG_BYTES {
+        return Ok(false);
+    }
+    let mut old = rotated(path)?;
+    while old.len() + 2 > MAX_LOG_FILES {
+        fs::remove_file(old.remove(0))?;
+    }
+    let moved = PathBuf::from(format!("{}.{}", path.display(), now.strftime("%Y%m%d-%H%M%S")));
+    fs::rename(path, &moved)?;
+    if let Err(e) = runtime.reopen_container_log(container_id).await {
+        fs::rename(&moved, path)?;
+        return Err(io::Error::other(e));
+    }
+    Ok(true)
+}
+
+/// The rotated files of a log, the oldest first.
+fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
+        return Ok(Vec::new());
+    };
+    let prefix = format!("{name}.");
+    let mut files: Vec<_> = fs::read_dir(dir)?
+        .filter_map(Result::ok)
+        .filter(|e| e.file_name().to_str().is_some_and(|n| n.starts_with(&prefix)))
+        .map(|e| e.path())
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+/// The number of restarts that log files tell of, for a runtime that lost its memory (a reboot): one more
+/// than the highest, 0 without any.
+pub fn restarts_from_logs(dir: &Path) -> i32 {
+    let entries = fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    let numbers = entries.filter_map(|e| e.file_name().to_str()?.split_once(".log")?.0.parse::<i32>().ok());
+    numbers.max().map_or(0, |n| n + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_log_is_plain_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        fs::write(&path, "t stdout F one\nt stderr P tw\nt stderr F o\nt stdout F three\n").unwrap();
+        assert_eq!(tail(&path, 100, 2).unwrap(), "two\nthree\n");
+        assert_eq!(tail(&path, 4, 80).unwrap(), "ree\n");
+        assert_eq!(restarts_from_logs(dir.path()), 1);
+    }
+}
