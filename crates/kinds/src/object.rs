@@ -1,8 +1,6 @@
 //! Kinds and objects without their type parameter: what the API server's generic request path handles.
 
-use crate::kind::{
-    Cell, ColumnInfo, Info, Kind, Subresource, SubresourceForm, SubresourceInfo,
-};
+use crate::kind::{Cell, ColumnInfo, Info, Kind, Subresource, SubresourceForm, SubresourceInfo};
 use k8s_openapi::Metadata;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meta::{FieldErrors, GroupVersionKind};
@@ -43,8 +41,14 @@ impl dyn AnyObject {
 }
 
 /// What a type must be to be a kind's object: every `k8s-openapi` resource with object metadata is.
-pub trait Typed: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync + 'static {}
-impl<T: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Typed for T {}
+pub trait Typed:
+    Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync + 'static
+{
+}
+impl<T: Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync + 'static> Typed
+    for T
+{
+}
 
 impl<T: Typed> AnyObject for T {
     fn meta(&self) -> &ObjectMeta {

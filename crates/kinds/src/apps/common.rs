@@ -1,0 +1,191 @@
+//! What the workloads' declarations share.
+
+use crate::pod_spec::validate_pod_template;
+use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use meta::validation::{is_valid_percent, validate_label_selector};
+use meta::{FieldError, FieldErrors, Json, Path, Verbatim};
+use std::collections::BTreeMap;
+
+pub(crate) const NAMES_OF_CONTAINERS: &str = "Names of each container in the template.";
+pub(crate) const IMAGES_OF_CONTAINERS: &str = "Images referenced by each container in the template.";
+const NEGATIVE: &str = "must be greater than or equal to 0";
+const LABELS_DO_NOT_MATCH: &str = "`selector` does not match template `labels`";
+
+fn joined<'a>(containers: &'a [Container], of: impl Fn(&'a Container) -> &'a str) -> String {
+    containers.iter().map(of).collect::<Vec<_>>().join(",")
+}
+
+/// The CONTAINERS cell of a wide table.
+pub(crate) fn container_names(spec: Option<&PodSpec>) -> String {
+    joined(spec.map_or(&[], |s| &s.containers), |c| &c.name)
+}
+
+/// The IMAGES cell of a wide table.
+pub(crate) fn container_images(spec: Option<&PodSpec>) -> String {
+    joined(spec.map_or(&[], |s| &s.containers), |c| c.image.as_deref().unwrap_or_default())
+}
+
+/// The selector in query-string form, as `/scale` and tables show it.
+pub(crate) fn selector_text(selector: &LabelSelector) -> String {
+    meta::LabelSelector::from_object(selector).map_or_else(|_| "<invalid>".to_owned(), |s| s.to_string())
+}
+
+/// A selector in messages: JSON with the fields in the order of the Go type.
+pub(crate) fn selector_json(selector: &LabelSelector) -> Verbatim {
+    let mut fields = Vec::new();
+    if let Some(labels) = selector.match_labels.as_ref().filter(|l| !l.is_empty()) {
+        fields.push(format!("\"matchLabels\":{}", serde_json::to_string(labels).unwrap_or_default()));
+    }
+    if let Some(expressions) = selector.match_expressions.as_ref().filter(|e| !e.is_empty()) {
+        fields.push(format!("\"matchExpressions\":{}", serde_json::to_string(expressions).unwrap_or_default()));
+    }
+    Verbatim(format!("{{{}}}", fields.join(",")))
+}
+
+pub(crate) fn is_empty_selector(selector: &LabelSelector) -> bool {
+    selector.match_labels.as_ref().is_none_or(BTreeMap::is_empty)
+        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
+}
+
+/// Refuses negative numbers: (field, value) pairs below `path`.
+pub(crate) fn nonnegative(errors: &mut FieldErrors, path: &Path, fields: &[(&str, i64)]) {
+    for (name, value) in fields.iter().filter(|(_, v)| *v < 0) {
+        errors.push(FieldError::invalid(&path.child(name), *value, NEGATIVE));
+    }
+}
+
+/// Refuses counts above the status' `replicas`, and more available than ready pods.
+pub(crate) fn counts_within(errors: &mut FieldErrors, path: &Path, replicas: i32, counts: &[(&str, i32)], ready: i32, available: i32, than_ready: &str) {
+    for (name, value) in counts.iter().filter(|(_, v)| *v > replicas) {
+        errors.push(FieldError::invalid(&path.child(name), *value, "cannot be greater than status.replicas"));
+    }
+    if available > ready {
+        errors.push(FieldError::invalid(&path.child("availableReplicas"), available, than_ready));
+    }
+}
+
+pub(crate) fn collision_count_kept(errors: &mut FieldErrors, new: Option<i32>, old: Option<i32>) {
+    let decremented = match (new, old) {
+        (None, Some(_)) => true,
+        (Some(new), Some(old)) => new < old,
+        _ => false,
+    };
+    if decremented {
+        errors.push(FieldError::invalid(
+            &Path::new("status.collisionCount"),
+            new.unwrap_or(0),
+            "cannot be decremented",
+        ));
+    }
+}
+
+/// The selector of a workload, and whether the template's labels match it. `kind` names the workload where
+/// the selector is empty. None where the selector cannot be read.
+pub(crate) fn validate_selector(errors: &mut FieldErrors, selector: &LabelSelector, kind: &str) {
+    let path = Path::new("spec.selector");
+    errors.extend(validate_label_selector(selector, &path));
+    if is_empty_selector(selector) {
+        errors.push(FieldError::invalid(&path, selector_json(selector), format!("empty selector is invalid for {kind}")));
+    }
+}
+
+/// Whether the selector can be read as one that matches.
+pub(crate) fn readable(selector: &LabelSelector) -> Option<meta::LabelSelector> {
+    let parsed = meta::LabelSelector::from_object(selector).ok()?;
+    let complete = parsed.requirements.iter().all(|r| {
+        use meta::selector::Operator::{DoesNotExist, Exists, In, NotIn};
+        match r.operator {
+            In | NotIn => !r.values.is_empty(),
+            Exists | DoesNotExist => r.values.is_empty(),
+            _ => true,
+        }
+    });
+    complete.then_some(parsed)
+}
+
+fn labels_of(template: &PodTemplateSpec) -> &BTreeMap<String, String> {
+    static NONE: BTreeMap<String, String> = BTreeMap::new();
+    template.metadata.as_ref().and_then(|m| m.labels.as_ref()).unwrap_or(&NONE)
+}
+
+pub(crate) fn labels_match(errors: &mut FieldErrors, selector: &meta::LabelSelector, template: &PodTemplateSpec, path: &Path) {
+    let labels = labels_of(template);
+    if !selector.matches(labels) {
+        let path = path.child("metadata").child("labels");
+        errors.push(FieldError::invalid(&path, Json(labels), LABELS_DO_NOT_MATCH));
+    }
+}
+
+/// What every workload that keeps pods running asks of its template. `kind` is the Kubernetes kind.
+pub(crate) fn runs_forever(errors: &mut FieldErrors, template: &PodTemplateSpec, path: &Path, kind: &str) {
+    let Some(spec) = &template.spec else { return };
+    let policy = spec.restart_policy.as_deref().unwrap_or_default();
+    if policy != "Always" {
+        errors.push(FieldError::not_supported(&path.child("spec").child("restartPolicy"), policy, &["Always"]));
+    }
+    if spec.active_deadline_seconds.is_some() {
+        errors.push(FieldError::forbidden(
+            &path.child("spec").child("activeDeadlineSeconds"),
+            format!("activeDeadlineSeconds in {kind} is not Supported"),
+        ));
+    }
+}
+
+/// Selector and template of a Deployment or ReplicaSet.
+pub(crate) fn validate_replicated(errors: &mut FieldErrors, selector: &LabelSelector, template: Option<&PodTemplateSpec>) {
+    let path = Path::new("spec.template");
+    // upstream names the deployment in both kinds' messages
+    validate_selector(errors, selector, "deployment");
+    let Some(parsed) = readable(selector) else {
+        errors.push(FieldError::invalid(&Path::new("spec.selector"), selector_json(selector), "invalid label selector"));
+        return;
+    };
+    let empty = PodTemplateSpec::default();
+    let template = template.unwrap_or(&empty);
+    if !is_empty_selector(selector) {
+        labels_match(errors, &parsed, template, &path);
+    }
+    errors.extend(validate_pod_template(template, &path));
+    runs_forever(errors, template, &path, "ReplicaSet");
+}
+
+/// An absolute number or a percentage.
+pub(crate) fn positive_int_or_percent(errors: &mut FieldErrors, value: &IntOrString, path: &Path) {
+    match value {
+        IntOrString::Int(n) if *n < 0 => errors.push(FieldError::invalid(path, *n, NEGATIVE)),
+        IntOrString::Int(_) => {}
+        IntOrString::String(s) => {
+            errors.extend(is_valid_percent(s).into_iter().map(|m| FieldError::invalid(path, s, m)));
+        }
+    }
+}
+
+fn percent(value: &IntOrString) -> Option<i64> {
+    match value {
+        IntOrString::String(s) => s.strip_suffix('%').and_then(|n| n.parse().ok()).filter(|_| is_valid_percent(s).is_empty()),
+        IntOrString::Int(_) => None,
+    }
+}
+
+/// The number, or the percentage without its sign.
+pub(crate) fn amount(value: &IntOrString) -> i64 {
+    percent(value).unwrap_or(match value {
+        IntOrString::Int(n) => i64::from(*n),
+        IntOrString::String(s) => s.parse().unwrap_or(0),
+    })
+}
+
+pub(crate) fn at_most_100_percent(errors: &mut FieldErrors, value: &IntOrString, path: &Path) {
+    if percent(value).is_some_and(|p| p > 100) {
+        errors.push(FieldError::invalid(path, Json(value), "must not be greater than 100%"));
+    }
+}
+
+/// The refusal of a changed selector.
+pub(crate) fn selector_kept(errors: &mut FieldErrors, new: &LabelSelector, old: &LabelSelector) {
+    if !crate::strategy::semantic_eq(new, old) {
+        errors.push(FieldError::invalid(&Path::new("spec.selector"), selector_json(new), "field is immutable"));
+    }
+}

@@ -1,0 +1,447 @@
+//! v1 PersistentVolume.
+
+use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Subresource, Validate};
+use crate::object::Registered;
+use crate::resources::{amount_text, check_positive};
+use crate::strategy::{semantic_eq, spec_and_status_no_generation};
+use crate::support::{FIELD_IMMUTABLE, age, column, json, or, push_invalid, status, text, wide};
+use k8s_openapi::api::core::v1::{
+    CSIPersistentVolumeSource, HostPathVolumeSource, PersistentVolume, PersistentVolumeSpec, SecretReference,
+    VolumeNodeAffinity,
+};
+use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
+
+/// Overrides `storageClassName` on objects of old.
+pub(crate) const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+pub(crate) const ACCESS_MODES: &[&str] =
+    &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+pub(crate) const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
+const RECLAIM_POLICIES: &[&str] = &["Delete", "Recycle", "Retain"];
+const HOST_PATH_TYPES: &[&str] =
+    &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+const CSI_DRIVER_NAME_MAX: usize = 63;
+
+const COLUMNS: &[Column<PersistentVolume>] = &[
+    column(
+        "Capacity",
+        "capacity is the description of the persistent volume's resources and capacity. More info: https://kubernetes.io/docs/concepts/storage/persistent-volumes#capacity",
+        |v| Cell::str(amount_text(v.spec.as_ref().and_then(|s| s.capacity.as_ref()?.get("storage")))),
+    ),
+    column(
+        "Access Modes",
+        "accessModes contains all ways the volume can be mounted. More info: https://kubernetes.io/docs/concepts/storage/persistent-volumes#access-modes",
+        |v| {
+            Cell::str(short_modes(
+                v.spec.as_ref().and_then(|s| s.access_modes.as_deref()).unwrap_or_default(),
+            ))
+        },
+    ),
+    column(
+        "Reclaim Policy",
+        "persistentVolumeReclaimPolicy defines what happens to a persistent volume when released from its claim. Valid options are Retain (default for manually created PersistentVolumes), Delete (default for dynamically provisioned PersistentVolumes), and Recycle (deprecated).",
+        |v| Cell::str(text(v.spec.as_ref().and_then(|s| s.persistent_volume_reclaim_policy.as_ref()))),
+    ),
+    column(
+        "Status",
+        "phase indicates if a volume is available, bound to a claim, or released by a claim. More info: https://kubernetes.io/docs/concepts/storage/persistent-volumes#phase",
+        |v| {
+            let phase = text(v.status.as_ref().and_then(|s| s.phase.as_ref()));
+            Cell::str(if v.metadata.deletion_timestamp.is_some() { "Terminating" } else { phase })
+        },
+    ),
+    column(
+        "Claim",
+        "claimRef is part of a bi-directional binding between PersistentVolume and PersistentVolumeClaim. Expected to be non-nil when bound. claim.VolumeName is the authoritative bind between PV and PVC.",
+        |v| {
+            Cell::str(v.spec.as_ref().and_then(|s| s.claim_ref.as_ref()).map_or_else(String::new, |c| {
+                format!("{}/{}", text(c.namespace.as_ref()), text(c.name.as_ref()))
+            }))
+        },
+    ),
+    column("StorageClass", "StorageClass of the pv", |v| {
+        let annotation = v.metadata.annotations.as_ref().and_then(|a| a.get(CLASS_ANNOTATION));
+        let class = v.spec.as_ref().and_then(|s| s.storage_class_name.as_ref());
+        Cell::str(text(annotation.or(class)))
+    }),
+    column("VolumeAttributesClass", "VolumeAttributesClass of the pv", |v| {
+        let class = v.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref());
+        Cell::str(class.unwrap_or("<unset>"))
+    }),
+    column(
+        "Reason",
+        "reason is a brief CamelCase string that describes any failure and is meant for machine parsing and tidy display in the CLI.",
+        |v| Cell::str(text(v.status.as_ref().and_then(|s| s.reason.as_ref()))),
+    ),
+    age(),
+    wide(
+        "VolumeMode",
+        "volumeMode defines if a volume is intended to be used with a formatted filesystem or to remain in raw block state. Value of Filesystem is implied when not included in spec.",
+        |v| Cell::str(v.spec.as_ref().and_then(|s| s.volume_mode.as_deref()).unwrap_or("<unset>")),
+    ),
+];
+
+const SUBRESOURCES: &[Subresource<PersistentVolume>] =
+    &[Subresource::Status(status(|new, old| new.spec = old.spec.clone()))];
+
+pub static PERSISTENT_VOLUME: Registered<PersistentVolume> = Registered::new(Kind {
+    gvk: GroupVersionKind::of("", "v1", "PersistentVolume"),
+    names: Names {
+        plural: "persistentvolumes",
+        singular: "persistentvolume",
+        short: &["pv"],
+        categories: &[],
+    },
+    scope: Scope::Cluster,
+    definition: "io.k8s.api.core.v1.PersistentVolume",
+    storage: "persistentvolumes",
+    name_rule: NameRule::DnsSubdomain,
+    default,
+    validate: Validate { create: |v| validate_spec(v), update: validate_update },
+    strategy: crate::kind::Strategy {
+        prepare_create: |v| {
+            v.status = Some(k8s_openapi::api::core::v1::PersistentVolumeStatus {
+                phase: Some("Pending".to_owned()),
+                ..Default::default()
+            });
+        },
+        ..spec_and_status_no_generation!(PersistentVolume)
+    },
+    subresources: SUBRESOURCES,
+    selectable: &[],
+    columns: COLUMNS,
+});
+
+fn default(volume: &mut PersistentVolume) {
+    let spec = volume.spec.get_or_insert_default();
+    if text(spec.persistent_volume_reclaim_policy.as_ref()).is_empty() {
+        spec.persistent_volume_reclaim_policy = Some("Retain".to_owned());
+    }
+    spec.volume_mode.get_or_insert_with(|| "Filesystem".to_owned());
+    if let Some(path) = &mut spec.host_path {
+        path.type_.get_or_insert_default();
+    }
+    let status = volume.status.get_or_insert_default();
+    if text(status.phase.as_ref()).is_empty() {
+        status.phase = Some("Pending".to_owned());
+    }
+}
+
+/// `RWO,ROX`: access modes as tables show them.
+pub(crate) fn short_modes(modes: &[String]) -> String {
+    let known = [
+        ("ReadWriteOnce", "RWO"),
+        ("ReadOnlyMany", "ROX"),
+        ("ReadWriteMany", "RWX"),
+        ("ReadWriteOncePod", "RWOP"),
+    ];
+    let shown: Vec<&str> =
+        known.iter().filter(|(mode, _)| modes.iter().any(|m| m == mode)).map(|(_, short)| *short).collect();
+    shown.join(",")
+}
+
+/// Errors of a list of access modes.
+pub(crate) fn check_access_modes(modes: &[String], path: &Path, required: &str) -> FieldErrors {
+    let mut errors = Vec::new();
+    if modes.is_empty() {
+        errors.push(FieldError::required(path, required));
+    }
+    for mode in modes.iter().filter(|m| !ACCESS_MODES.contains(&m.as_str())) {
+        errors.push(FieldError::not_supported(path, mode, ACCESS_MODES));
+    }
+    let single = |m: &&String| m.as_str() == "ReadWriteOncePod";
+    let shared = |m: &String| m != "ReadWriteOncePod" && ACCESS_MODES.contains(&m.as_str());
+    if modes.iter().find(single).is_some() && modes.iter().any(shared) {
+        errors.push(FieldError::forbidden(path, "may not use ReadWriteOncePod with other access modes"));
+    }
+    errors
+}
+
+/// The names of the volume sources that are set, as in JSON.
+fn sources(spec: &PersistentVolumeSpec) -> Vec<&'static str> {
+    let all = [
+        ("hostPath", spec.host_path.is_some()),
+        ("gcePersistentDisk", spec.gce_persistent_disk.is_some()),
+        ("awsElasticBlockStore", spec.aws_elastic_block_store.is_some()),
+        ("glusterfs", spec.glusterfs.is_some()),
+        ("flocker", spec.flocker.is_some()),
+        ("nfs", spec.nfs.is_some()),
+        ("rbd", spec.rbd.is_some()),
+        ("quobyte", spec.quobyte.is_some()),
+        ("cephFS", spec.cephfs.is_some()),
+        ("iscsi", spec.iscsi.is_some()),
+        ("cinder", spec.cinder.is_some()),
+        ("fc", spec.fc.is_some()),
+        ("flexVolume", spec.flex_volume.is_some()),
+        ("azureFile", spec.azure_file.is_some()),
+        ("vsphereVolume", spec.vsphere_volume.is_some()),
+        ("photonPersistentDisk", spec.photon_persistent_disk.is_some()),
+        ("portworxVolume", spec.portworx_volume.is_some()),
+        ("azureDisk", spec.azure_disk.is_some()),
+        ("scaleIO", spec.scale_io.is_some()),
+        ("local", spec.local.is_some()),
+        ("storageos", spec.storageos.is_some()),
+        ("csi", spec.csi.is_some()),
+    ];
+    all.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect()
+}
+
+fn validate_spec(volume: &PersistentVolume) -> FieldErrors {
+    let empty = PersistentVolumeSpec::default();
+    let spec = volume.spec.as_ref().unwrap_or(&empty);
+    let path = Path::new("spec");
+    let modes = spec.access_modes.as_deref().unwrap_or_default();
+    let mut errors = check_access_modes(modes, &path.child("accessModes"), "");
+    errors.extend(capacity(spec, &path.child("capacity")));
+
+    let policy = text(spec.persistent_volume_reclaim_policy.as_ref());
+    let policy_path = path.child("persistentVolumeReclaimPolicy");
+    if !policy.is_empty() && !RECLAIM_POLICIES.contains(&policy) {
+        errors.push(FieldError::not_supported(&policy_path, policy, RECLAIM_POLICIES));
+    }
+    if let Some(affinity) = &spec.node_affinity {
+        errors.extend(node_affinity(affinity, &path.child("nodeAffinity")));
+    }
+    let given = sources(spec);
+    for name in given.iter().skip(1).filter(|n| **n != "flexVolume") {
+        errors.push(FieldError::forbidden(&path.child(name), "may not specify more than 1 volume type"));
+    }
+    match given.first() {
+        None => errors.push(FieldError::required(&path, "must specify a volume type")),
+        Some(first) => errors.extend(source(spec, first, &path)),
+    }
+    if policy == "Recycle" && spec.host_path.as_ref().is_some_and(|h| is_root(&h.path)) {
+        errors.push(FieldError::forbidden(&policy_path, "may not be 'recycle' for a hostPath mount of '/'"));
+    }
+    let class = text(spec.storage_class_name.as_ref());
+    if !class.is_empty() {
+        push_invalid(&mut errors, &path.child("storageClassName"), class, rules::is_dns1123_subdomain(class));
+    }
+    if let Some(mode) = spec.volume_mode.as_deref().filter(|m| !VOLUME_MODES.contains(m)) {
+        errors.push(FieldError::not_supported(&path.child("volumeMode"), mode, VOLUME_MODES));
+    }
+    if let Some(class) = spec.volume_attributes_class_name.as_deref() {
+        let class_path = path.child("volumeAttributesClassName");
+        if class.is_empty() {
+            errors.push(FieldError::required(&class_path, "an empty string is disallowed"));
+        } else {
+            push_invalid(&mut errors, &class_path, class, rules::is_dns1123_subdomain(class));
+        }
+        if spec.csi.is_none() {
+            let path = path.child("csi");
+            errors.push(FieldError::required(
+                &path,
+                "has to be specified when using volumeAttributesClassName",
+            ));
+        }
+    }
+    errors
+}
+
+fn capacity(spec: &PersistentVolumeSpec, path: &Path) -> FieldErrors {
+    let mut errors = Vec::new();
+    let amounts = spec.capacity.clone().unwrap_or_default();
+    if amounts.is_empty() {
+        errors.push(FieldError::required(path, ""));
+    }
+    if amounts.len() != 1 || !amounts.contains_key("storage") {
+        let value = if spec.capacity.is_none() { serde_json::Value::Null } else { json(&amounts) };
+        errors.push(FieldError::not_supported(path, value, &["storage"]));
+    }
+    errors.extend(amounts.iter().flat_map(|(name, amount)| check_positive(amount, &path.key(name))));
+    errors
+}
+
+fn is_root(path: &str) -> bool {
+    path.starts_with('/') && path.split('/').all(|p| matches!(p, "" | "." | ".."))
+}
+
+fn node_affinity(affinity: &VolumeNodeAffinity, path: &Path) -> FieldErrors {
+    let path = path.child("required");
+    match &affinity.required {
+        None => vec![FieldError::required(&path, "must specify required node constraints")],
+        Some(required) if required.node_selector_terms.is_empty() => {
+            let path = path.child("nodeSelectorTerms");
+            vec![FieldError::required(&path, "must have at least one node selector term")]
+        }
+        Some(_) => Vec::new(),
+    }
+}
+
+fn source(spec: &PersistentVolumeSpec, name: &str, path: &Path) -> FieldErrors {
+    let path = path.child(name);
+    let mut errors = Vec::new();
+    let require =
+        |field: &str, value: &str| value.is_empty().then(|| FieldError::required(&path.child(field), ""));
+    if let (Some(source), "hostPath") = (&spec.host_path, name) {
+        errors.extend(host_path(source, &path));
+    }
+    if let (Some(nfs), "nfs") = (&spec.nfs, name) {
+        errors.extend(require("server", &nfs.server));
+        errors.extend(require("path", &nfs.path));
+        if !nfs.path.starts_with('/') {
+            errors.push(FieldError::invalid(&path.child("path"), &nfs.path, "must be an absolute path"));
+        }
+    }
+    if let (Some(local), "local") = (&spec.local, name) {
+        errors.extend(require("path", &local.path));
+        errors.extend(no_backsteps(&local.path, &path.child("path")));
+        if spec.node_affinity.is_none() {
+            let path = Path::new("spec").child("nodeAffinity");
+            errors.push(FieldError::required(&path, "Local volume requires node affinity"));
+        }
+    }
+    if let (Some(csi), "csi") = (&spec.csi, name) {
+        errors.extend(csi_source(csi, &path));
+    }
+    errors
+}
+
+fn host_path(source: &HostPathVolumeSource, path: &Path) -> FieldErrors {
+    let at = path.child("path");
+    if source.path.is_empty() {
+        return vec![FieldError::required(&at, "")];
+    }
+    let mut errors = no_backsteps(&source.path, &at);
+    if let Some(kind) = source.type_.as_deref().filter(|t| !HOST_PATH_TYPES.contains(t)) {
+        errors.push(FieldError::not_supported(&path.child("type"), kind, HOST_PATH_TYPES));
+    }
+    errors
+}
+
+fn no_backsteps(value: &str, path: &Path) -> FieldErrors {
+    if value.split('/').any(|part| part == "..") {
+        return vec![FieldError::invalid(path, value, "must not contain '..'")];
+    }
+    Vec::new()
+}
+
+/// Errors of a CSI driver's name.
+pub(crate) fn check_driver_name(name: &str, path: &Path) -> FieldErrors {
+    let mut errors = Vec::new();
+    if name.is_empty() {
+        errors.push(FieldError::required(path, ""));
+    }
+    if name.len() > CSI_DRIVER_NAME_MAX {
+        errors.push(FieldError::too_long(path, CSI_DRIVER_NAME_MAX));
+    }
+    let lower = name.to_lowercase();
+    push_invalid(&mut errors, path, name, rules::is_dns1123_subdomain(&lower));
+    errors
+}
+
+fn csi_source(csi: &CSIPersistentVolumeSource, path: &Path) -> FieldErrors {
+    let mut errors = check_driver_name(&csi.driver, &path.child("driver"));
+    if csi.volume_handle.is_empty() {
+        errors.push(FieldError::required(&path.child("volumeHandle"), ""));
+    }
+    let secrets: [(&str, &Option<SecretReference>); 4] = [
+        ("controllerPublishSecretRef", &csi.controller_publish_secret_ref),
+        ("controllerExpandSecretRef", &csi.controller_expand_secret_ref),
+        ("nodePublishSecretRef", &csi.node_publish_secret_ref),
+        ("nodeExpandSecretRef", &csi.node_expand_secret_ref),
+    ];
+    for (field, secret) in secrets.into_iter().filter_map(|(f, s)| Some((f, s.as_ref()?))) {
+        for (part, value) in [("name", &secret.name), ("namespace", &secret.namespace)] {
+            if or(text(value.as_ref()), "").is_empty() {
+                errors.push(FieldError::required(&path.child(field).child(part), ""));
+            }
+        }
+    }
+    errors
+}
+
+fn validate_update(new: &PersistentVolume, old: &PersistentVolume) -> FieldErrors {
+    let mut errors = validate_spec(new);
+    let (Some(is), Some(was)) = (&new.spec, &old.spec) else { return errors };
+    let mut is_source = source_only(is);
+    let was_source = source_only(was);
+    // a secret for expansion may be added to a volume that had none
+    if let (Some(a), Some(b)) = (&mut is_source.csi, &was_source.csi)
+        && b.controller_expand_secret_ref.is_none()
+    {
+        a.controller_expand_secret_ref = None;
+    }
+    if !semantic_eq(&is_source, &was_source) {
+        errors.push(FieldError::forbidden(
+            &Path::new("spec").child("persistentvolumesource"),
+            "spec.persistentvolumesource is immutable after creation",
+        ));
+    }
+    if is.volume_mode != was.volume_mode {
+        errors.push(FieldError::invalid(&Path::new("volumeMode"), is.volume_mode.clone(), FIELD_IMMUTABLE));
+    }
+    if was.node_affinity.is_some() && !semantic_eq(&is.node_affinity, &was.node_affinity) {
+        errors.push(FieldError::invalid(
+            &Path::new("nodeAffinity"),
+            json(&is.node_affinity),
+            FIELD_IMMUTABLE,
+        ));
+    }
+    if was.volume_attributes_class_name.is_some() && is.volume_attributes_class_name.is_none() {
+        let path = Path::new("spec").child("volumeAttributesClassName");
+        errors.push(FieldError::forbidden(&path, "update from non-nil value to nil is forbidden"));
+    }
+    errors
+}
+
+/// The spec with everything but its volume source cleared.
+fn source_only(spec: &PersistentVolumeSpec) -> PersistentVolumeSpec {
+    PersistentVolumeSpec {
+        access_modes: None,
+        capacity: None,
+        claim_ref: None,
+        mount_options: None,
+        node_affinity: None,
+        persistent_volume_reclaim_policy: None,
+        storage_class_name: None,
+        volume_attributes_class_name: None,
+        volume_mode: None,
+        ..spec.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::testing::{lines, object};
+    use serde_json::json;
+
+    #[test]
+    fn refusals() {
+        let check = |value, expect: &[&str]| {
+            let mut volume = object(json!({"spec": value}));
+            default(&mut volume);
+            assert_eq!(lines(&validate_spec(&volume)), expect);
+        };
+        let capacity = json!({"storage": "1Gi"});
+        check(
+            json!({"capacity": capacity, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/data"}}),
+            &[],
+        );
+        check(
+            json!({"accessModes": ["ReadWriteOnce"], "hostPath": {"path": "/data"}}),
+            &[
+                "spec.capacity: Required value",
+                "spec.capacity: Unsupported value: null: supported values: \"storage\"",
+            ],
+        );
+        check(
+            json!({"capacity": capacity, "hostPath": {"path": "/a/../b"}}),
+            &[
+                "spec.accessModes: Required value",
+                "spec.hostPath.path: Invalid value: \"/a/../b\": must not contain '..'",
+            ],
+        );
+        check(
+            json!({"capacity": capacity, "accessModes": ["ReadWriteOnce"]}),
+            &["spec: Required value: must specify a volume type"],
+        );
+        check(
+            json!({"capacity": capacity, "accessModes": ["ReadWriteOnce", "ReadWriteOncePod"], "local": {"path": "/d"}, "nfs": {"server": "s", "path": "/p"}}),
+            &[
+                "spec.accessModes: Forbidden: may not use ReadWriteOncePod with other access modes",
+                "spec.local: Forbidden: may not specify more than 1 volume type",
+            ],
+        );
+    }
+}

@@ -1,0 +1,146 @@
+//! policy/v1 PodDisruptionBudget.
+
+use crate::kind::{
+    Cell, Column, Kind, NameRule, Names, Scope, StatusAccess, Strategy, Subresource, Validate,
+};
+use crate::object::Registered;
+use crate::strategy::spec_and_status;
+use crate::support::{age, column, json, no_change, typed_column};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
+
+const COLUMNS: &[Column<PodDisruptionBudget>] = &[
+    column("Min Available", "The minimum number of pods that must be available.", |b| {
+        shown(b.spec.as_ref().and_then(|s| s.min_available.as_ref()))
+    }),
+    column("Max Unavailable", "The maximum number of pods that may be unavailable.", |b| {
+        shown(b.spec.as_ref().and_then(|s| s.max_unavailable.as_ref()))
+    }),
+    typed_column(
+        "Allowed Disruptions",
+        "integer",
+        "Calculated number of pods that may be disrupted at this time.",
+        |b| Cell::int(b.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0)),
+    ),
+    age(),
+];
+
+const SUBRESOURCES: &[Subresource<PodDisruptionBudget>] = &[Subresource::Status(StatusAccess {
+    prepare: |new, old| {
+        new.spec = old.spec.clone();
+        new.metadata.generation = old.metadata.generation;
+    },
+    validate: |new, _| {
+        let Some(status) = &new.status else { return Vec::new() };
+        let path = Path::new("status");
+        [
+            ("disruptionsAllowed", status.disruptions_allowed),
+            ("currentHealthy", status.current_healthy),
+            ("desiredHealthy", status.desired_healthy),
+            ("expectedPods", status.expected_pods),
+        ]
+        .into_iter()
+        .flat_map(|(field, n)| rules::validate_nonnegative(i64::from(n.unwrap_or(0)), &path.child(field)))
+        .collect()
+    },
+})];
+
+pub static POD_DISRUPTION_BUDGET: Registered<PodDisruptionBudget> = Registered::new(Kind {
+    gvk: GroupVersionKind::of("policy", "v1", "PodDisruptionBudget"),
+    names: Names {
+        plural: "poddisruptionbudgets",
+        singular: "poddisruptionbudget",
+        short: &["pdb"],
+        categories: &[],
+    },
+    scope: Scope::Namespaced,
+    definition: "io.k8s.api.policy.v1.PodDisruptionBudget",
+    storage: "poddisruptionbudgets",
+    name_rule: NameRule::DnsSubdomain,
+    default: no_change,
+    validate: Validate { create: validate, update: |new, _| validate(new) },
+    strategy: Strategy { unconditional_update: false, ..spec_and_status!(PodDisruptionBudget) },
+    subresources: SUBRESOURCES,
+    selectable: &[],
+    columns: COLUMNS,
+});
+
+fn shown(value: Option<&IntOrString>) -> Cell {
+    Cell::str(match value {
+        None => "N/A".to_owned(),
+        Some(IntOrString::Int(n)) => n.to_string(),
+        Some(IntOrString::String(s)) => s.clone(),
+    })
+}
+
+fn validate(budget: &PodDisruptionBudget) -> FieldErrors {
+    let mut errors = Vec::new();
+    let Some(spec) = &budget.spec else { return errors };
+    let path = Path::new("spec");
+    if spec.min_available.is_some() && spec.max_unavailable.is_some() {
+        errors.push(FieldError::invalid(
+            &path,
+            json(spec),
+            "minAvailable and maxUnavailable cannot be both set",
+        ));
+    }
+    for (field, value) in [("minAvailable", &spec.min_available), ("maxUnavailable", &spec.max_unavailable)] {
+        errors.extend(value.as_ref().map(|v| check_amount(v, &path.child(field))).unwrap_or_default());
+    }
+    if let Some(selector) = &spec.selector {
+        errors.extend(rules::validate_label_selector(selector, &path.child("selector")));
+    }
+    if let Some(policy) = spec.unhealthy_pod_eviction_policy.as_deref()
+        && !matches!(policy, "AlwaysAllow" | "IfHealthyBudget")
+    {
+        let path = path.child("unhealthyPodEvictionPolicy");
+        errors.push(FieldError::not_supported(&path, policy, &["AlwaysAllow", "IfHealthyBudget"]));
+    }
+    errors
+}
+
+fn check_amount(value: &IntOrString, path: &Path) -> FieldErrors {
+    match value {
+        IntOrString::Int(n) => rules::validate_nonnegative(i64::from(*n), path),
+        IntOrString::String(text) => {
+            let mut errors: FieldErrors = rules::is_valid_percent(text)
+                .into_iter()
+                .map(|m| FieldError::invalid(path, text, m))
+                .collect();
+            let percent = text.strip_suffix('%').and_then(|p| p.parse::<u64>().ok());
+            if percent.is_some_and(|p| p > 100) {
+                errors.push(FieldError::invalid(path, text, "must not be greater than 100%"));
+            }
+            errors
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::testing::{lines, object};
+
+    #[test]
+    fn refusals() {
+        use serde_json::json;
+        let check =
+            |spec, expect: &[&str]| assert_eq!(lines(&validate(&object(json!({"spec": spec})))), expect);
+        check(json!({"minAvailable": "50%"}), &[]);
+        check(
+            json!({"minAvailable": "150%"}),
+            &["spec.minAvailable: Invalid value: \"150%\": must not be greater than 100%"],
+        );
+        check(
+            json!({"maxUnavailable": -1}),
+            &["spec.maxUnavailable: Invalid value: -1: must be greater than or equal to 0"],
+        );
+        check(
+            json!({"minAvailable": 1, "maxUnavailable": 1}),
+            &[
+                "spec: Invalid value: {\"maxUnavailable\":1,\"minAvailable\":1}: minAvailable and maxUnavailable cannot be both set",
+            ],
+        );
+    }
+}

@@ -1,0 +1,61 @@
+//! rbac.authorization.k8s.io/v1 Role.
+
+use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
+use crate::object::Registered;
+use crate::rbac::check_rule;
+use crate::support::{CREATION_TIMESTAMP, instant, no_change, plain, typed_column};
+use k8s_openapi::api::rbac::v1::Role;
+use meta::{FieldErrors, GroupVersionKind, Path};
+
+/// Roles have no table of their own upstream; the generic one has this column.
+const COLUMNS: &[Column<Role>] = &[typed_column("Created At", "date", CREATION_TIMESTAMP, |r| {
+    Cell::str(instant(r.metadata.creation_timestamp.as_ref()).map(|t| t.to_string()).unwrap_or_default())
+})];
+
+pub static ROLE: Registered<Role> = Registered::new(Kind {
+    gvk: GroupVersionKind::of("rbac.authorization.k8s.io", "v1", "Role"),
+    names: Names { plural: "roles", singular: "role", short: &[], categories: &[] },
+    scope: Scope::Namespaced,
+    definition: "io.k8s.api.rbac.v1.Role",
+    storage: "roles",
+    name_rule: NameRule::PathSegment,
+    default: no_change,
+    validate: Validate { create: validate, update: |new, _| validate(new) },
+    strategy: Strategy { create_on_update: true, ..plain() },
+    subresources: &[],
+    selectable: &[],
+    columns: COLUMNS,
+});
+
+fn validate(role: &Role) -> FieldErrors {
+    let path = Path::new("rules");
+    role.rules.iter().flatten().enumerate().flat_map(|(i, r)| check_rule(r, true, &path.index(i))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::testing::{lines, object};
+    use serde_json::json;
+
+    #[test]
+    fn refusals() {
+        let check =
+            |value, expect: &[&str]| assert_eq!(lines(&validate(&object(json!({"rules": [value]})))), expect);
+        check(json!({"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}), &[]);
+        check(
+            json!({"verbs": []}),
+            &[
+                "rules[0].verbs: Required value: verbs must contain at least one value",
+                "rules[0].apiGroups: Required value: resource rules must supply at least one api group",
+                "rules[0].resources: Required value: resource rules must supply at least one resource",
+            ],
+        );
+        check(
+            json!({"verbs": ["get"], "nonResourceURLs": ["/healthz"]}),
+            &[
+                "rules[0].nonResourceURLs: Invalid value: [\"/healthz\"]: namespaced rules cannot apply to non-resource URLs",
+            ],
+        );
+    }
+}

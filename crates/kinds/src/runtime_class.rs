@@ -1,0 +1,75 @@
+//! node.k8s.io/v1 RuntimeClass.
+
+use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
+use crate::object::Registered;
+use crate::resources::{check_amount, check_container_name};
+use crate::support::{FIELD_IMMUTABLE, age, column, json, no_change, plain, push_invalid};
+use k8s_openapi::api::node::v1::RuntimeClass;
+use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
+
+const COLUMNS: &[Column<RuntimeClass>] = &[
+    column(
+        "Handler",
+        "handler specifies the underlying runtime and configuration that the CRI implementation will use to handle pods of this class.",
+        |c| Cell::str(c.handler.clone()),
+    ),
+    age(),
+];
+
+pub static RUNTIME_CLASS: Registered<RuntimeClass> = Registered::new(Kind {
+    gvk: GroupVersionKind::of("node.k8s.io", "v1", "RuntimeClass"),
+    names: Names { plural: "runtimeclasses", singular: "runtimeclass", short: &[], categories: &[] },
+    scope: Scope::Cluster,
+    definition: "io.k8s.api.node.v1.RuntimeClass",
+    storage: "runtimeclasses",
+    name_rule: NameRule::DnsSubdomain,
+    default: no_change,
+    validate: Validate {
+        create: validate,
+        update: |new, old| {
+            if new.handler == old.handler {
+                return Vec::new();
+            }
+            vec![FieldError::invalid(&Path::new("handler"), &new.handler, FIELD_IMMUTABLE)]
+        },
+    },
+    strategy: Strategy { create_on_update: true, unconditional_update: false, ..plain() },
+    subresources: &[],
+    selectable: &[],
+    columns: COLUMNS,
+});
+
+fn validate(class: &RuntimeClass) -> FieldErrors {
+    let mut errors = Vec::new();
+    let path = Path::new("handler");
+    if class.handler.is_empty() {
+        errors.push(FieldError::required(&path, ""));
+    } else {
+        push_invalid(&mut errors, &path, &class.handler, rules::is_dns1123_label(&class.handler));
+    }
+    if let Some(overhead) = &class.overhead {
+        let path = Path::new("overhead").child("limits");
+        for (name, amount) in overhead.pod_fixed.iter().flatten() {
+            let path = path.key(name);
+            errors.extend(check_container_name(name, &path));
+            errors.extend(check_amount(name, amount, &path));
+        }
+    }
+    if let Some(scheduling) = &class.scheduling {
+        let path = Path::new("scheduling");
+        if let Some(selector) = &scheduling.node_selector {
+            errors.extend(rules::validate_labels(selector, &path.child("nodeSelector")));
+        }
+        let path = path.child("tolerations");
+        let tolerations = scheduling.tolerations.as_deref().unwrap_or_default();
+        for (i, toleration) in tolerations.iter().enumerate() {
+            let key = |t: &k8s_openapi::api::core::v1::Toleration| {
+                (t.key.clone(), t.operator.clone(), t.value.clone(), t.effect.clone())
+            };
+            if tolerations[..i].iter().any(|t| key(t) == key(toleration)) {
+                errors.push(FieldError::duplicate(&path.index(i), json(toleration)));
+            }
+        }
+    }
+    errors
+}
