@@ -159,4 +159,35 @@ fn remove_cgroup(path: &Path) {
     let _ = std::fs::remove_dir(path);
 }
 
-async fn exec_over_spdy(_runtime: &Runtime, _id: &str) {}
+/// A command reads its input to the end over containerd's own stream server and tells its exit code.
+async fn exec_over_spdy(runtime: &Runtime, id: &str) {
+    let command = "cat; exit 3";
+    let request = pb::ExecRequest {
+        container_id: id.to_owned(),
+        cmd: vec!["/bin/sh".into(), "-c".into(), command.into()],
+        stdin: true,
+        stdout: true,
+        stderr: true,
+        tty: false,
+    };
+    let uri = runtime.exec(request).await.expect("a URL").parse().expect("a valid URL");
+    let headers = streaming::upgrade::spdy_headers(&streaming::translate::STREAM_PROTOCOLS);
+    let upgraded = streaming::upgrade_client(http::Method::POST, &uri, headers, None).await.expect("upgraded");
+    assert_eq!(upgraded.headers[streaming::upgrade::STREAM_PROTOCOL_VERSION], "v4.channel.k8s.io");
+    let connection = streaming::spdy::Connection::client(upgraded.io);
+    let mut streams = Vec::new();
+    for kind in ["error", "stdin", "stdout", "stderr"] {
+        let mut stream = connection.open(&[("streamtype", kind)]).await.expect("opened");
+        stream.opened().await.expect("taken");
+        streams.push(stream.split());
+    }
+    let [(mut error, _), (_stdin, mut input), (mut output, _), (mut errors, _)] =
+        <[_; 4]>::try_from(streams).expect("four streams");
+    input.write("hello".into()).await.expect("written");
+    input.finish().await.expect("closed");
+    assert_eq!(output.read_to_end(1024).await.expect("stdout"), "hello");
+    assert_eq!(errors.read_to_end(1024).await.expect("stderr"), "");
+    let status = error.read_to_end(4096).await.expect("a status");
+    let status = streaming::status::parse(&status).expect("a Status object");
+    assert_eq!(streaming::status::exit_code(&status), Some(3), "{status}");
+}

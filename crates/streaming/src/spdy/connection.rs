@@ -346,16 +346,17 @@ pub struct StreamReader {
 }
 
 impl StreamReader {
-    /// The next piece, or `None` at the peer's end of the stream.
+    /// The next piece, or `None` at the peer's end of the stream. A reset is an end too: stream
+    /// servers write the last data and reset all streams as they close the connection.
     ///
     /// # Errors
-    /// If the stream was reset or the connection ended before the stream did.
+    /// If the connection ended before the stream did.
     pub async fn read(&mut self) -> Result<Option<Bytes>, SpdyError> {
         if let Some(data) = self.data.recv().await {
             return Ok(Some(data));
         }
         match &*self.phase.borrow() {
-            Phase::Finished => Ok(None),
+            Phase::Finished | Phase::Failed(SpdyError::Reset(_)) => Ok(None),
             Phase::Failed(error) => Err(error.clone()),
             Phase::Opening | Phase::Open => Err(SpdyError::Closed),
         }
