@@ -1,0 +1,178 @@
+//! The design's invariants as checks: what a compiler cannot see.
+
+use anyhow::{Context, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A file longer than this wants to be two.
+const MAX_LINES: usize = 800;
+
+/// Cores: synchronous functions from values to values. No runtime, no files, no clock, no randomness.
+const PURE: &[&str] = &[
+    "crates/meta/src",
+    "crates/schema/src",
+    "crates/patch/src",
+    "crates/kinds/src",
+    "crates/netfilter/src/model.rs",
+    "crates/netfilter/src/diff.rs",
+    "crates/proxy/src/service.rs",
+    "crates/proxy/src/rules.rs",
+    "crates/network/src/cni.rs",
+    "crates/network/src/rules.rs",
+    "crates/dns/src/zone.rs",
+    "crates/dns/src/answer.rs",
+    "crates/store/src/embedded/index.rs",
+    "crates/store/src/embedded/record.rs",
+    "crates/kubelet/src/sync",
+    "crates/scheduler/src/plugins",
+    "crates/scheduler/src/framework",
+    "crates/auth/src/rbac",
+    "crates/auth/src/node",
+    "crates/admission/src",
+];
+
+/// What a core may not touch.
+const IMPURE: &[&str] = &[
+    "tokio::",
+    "std::fs",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "std::process",
+    "SystemTime::now",
+    "Instant::now",
+    "Timestamp::now",
+    "rand::",
+    "std::env::",
+    "async fn",
+];
+
+/// Only these open a store (invariant 1).
+const MAY_USE_STORE: &[&str] = &["apiserver", "ironclad", "store"];
+
+/// Words that say a thing is not finished.
+const UNFINISHED: &[&str] = &["todo!(", "unimplemented!(", "not yet implemented"];
+
+struct Source {
+    path: PathBuf,
+    /// Without its tests: cut at `#[cfg(test)]`.
+    code: String,
+    lines: usize,
+}
+
+pub fn run() -> anyhow::Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    let mut found = crate_order(&root)?;
+    for source in sources(&root)? {
+        found.extend(check(&source));
+    }
+    found.extend(documented(&root)?);
+    if found.is_empty() {
+        println!("tidy: everything holds");
+        return Ok(());
+    }
+    for line in &found {
+        eprintln!("{line}");
+    }
+    bail!("{} places do not hold to the design", found.len())
+}
+
+fn crates(root: &Path) -> anyhow::Result<Vec<String>> {
+    let manifest = fs::read_to_string(root.join("Cargo.toml"))?;
+    let named = |line: &str| {
+        let (name, path) = line.split_once(" = { path = \"crates/")?;
+        (path.strip_suffix("\" }")? == name).then(|| name.to_owned())
+    };
+    Ok(manifest.lines().filter_map(named).collect())
+}
+
+/// A crate uses only crates above its own in the workspace's list.
+fn crate_order(root: &Path) -> anyhow::Result<Vec<String>> {
+    let order = crates(root)?;
+    let mut found = Vec::new();
+    for (position, name) in order.iter().enumerate() {
+        let path = root.join("crates").join(name).join("Cargo.toml");
+        let manifest = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let mut section = "";
+        for line in manifest.lines() {
+            if line.starts_with('[') {
+                section = line;
+            }
+            let Some(used) = line.split(['.', ' ', '=']).next().filter(|u| order.iter().any(|o| o == u)) else {
+                continue;
+            };
+            if section == "[dependencies]" && order[position..].iter().any(|o| o == used) {
+                found.push(format!("{}: {name} uses {used}, which stands below it", path.display()));
+            }
+            if section == "[dependencies]" && used == "store" && !MAY_USE_STORE.contains(&name.as_str()) {
+                found.push(format!("{}: only the API server opens the store", path.display()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn sources(root: &Path) -> anyhow::Result<Vec<Source>> {
+    fn walk(directory: &Path, out: &mut Vec<PathBuf>) -> std::io::Result<()> {
+        for entry in fs::read_dir(directory)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() {
+                if !["target", "tests", "benches", "testdata"].contains(&name.as_str()) {
+                    walk(&path, out)?;
+                }
+            } else if name.ends_with(".rs") && name != "tests.rs" && !name.ends_with("_tests.rs") {
+                out.push(path);
+            }
+        }
+        Ok(())
+    }
+    let mut paths = Vec::new();
+    walk(&root.join("crates"), &mut paths)?;
+    paths.sort();
+    paths
+        .into_iter()
+        .map(|path| {
+            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+            let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default().to_owned();
+            let path = path.strip_prefix(root).unwrap_or(&path).to_owned();
+            Ok(Source { path, code, lines: text.lines().count() })
+        })
+        .collect()
+}
+
+fn check(source: &Source) -> Vec<String> {
+    let mut found = Vec::new();
+    let at = |line: usize, what: &str| format!("{}:{}: {what}", source.path.display(), line + 1);
+    let generated = source.path.starts_with("crates/schema/build/roots.rs");
+    if source.lines > MAX_LINES && !generated {
+        found.push(at(0, &format!("{} lines; past {MAX_LINES} a file wants to be two", source.lines)));
+    }
+    if !source.code.starts_with("//!") && !generated {
+        found.push(at(0, "a file begins with what it is for (//!)"));
+    }
+    let own = source.path.starts_with("crates/xtask");
+    let pure = PURE.iter().any(|p| source.path.starts_with(p));
+    for (number, line) in source.code.lines().enumerate() {
+        if line.trim_start().starts_with("//") || own {
+            continue;
+        }
+        if line.contains(".unwrap()") && !source.path.starts_with("crates/testkit") {
+            found.push(at(number, "unwrap() outside tests: an invariant is expect(\"why it holds\")"));
+        }
+        if let Some(word) = UNFINISHED.iter().find(|w| line.contains(**w)) {
+            found.push(at(number, &format!("unfinished: {word}")));
+        }
+        if let Some(word) = IMPURE.iter().find(|w| pure && line.contains(**w)) {
+            found.push(at(number, &format!("a pure core uses {word}")));
+        }
+    }
+    found
+}
+
+/// Every crate stands in the map.
+fn documented(root: &Path) -> anyhow::Result<Vec<String>> {
+    let map = fs::read_to_string(root.join("ARCHITECTURE.md")).context("ARCHITECTURE.md, the map")?;
+    let missing = |c: &String| !map.contains(&format!("`{c}`"));
+    let lines = crates(root)?.into_iter().filter(missing);
+    Ok(lines.map(|c| format!("ARCHITECTURE.md: the crate {c} is not on the map")).collect())
+}
