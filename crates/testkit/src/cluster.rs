@@ -1,0 +1,115 @@
+//! `ironclad server` with a data directory of its own, undone when it is dropped.
+
+use crate::kubectl::Kubectl;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// A node is Ready within this time, on a machine that builds and tests at once.
+const READY: Duration = Duration::from_secs(120);
+
+pub struct Cluster {
+    ironclad: PathBuf,
+    directory: tempfile::TempDir,
+    flags: Vec<String>,
+}
+
+impl Cluster {
+    /// Starts a server in the calling thread's network. `ironclad`: the binary.
+    #[track_caller]
+    pub fn start(ironclad: &str, flags: &[&str]) -> Self {
+        let cluster = Self {
+            ironclad: ironclad.into(),
+            // short: sockets live below it
+            directory: tempfile::Builder::new().prefix("ic").tempdir_in("/var/tmp").expect("a directory"),
+            flags: flags.iter().map(|f| (*f).to_owned()).collect(),
+        };
+        cluster.server();
+        cluster
+    }
+
+    /// Starts the server, again after it ended.
+    #[track_caller]
+    pub fn server(&self) {
+        let output = Command::new(&self.ironclad)
+            .args(["server", "--detach", "--data-dir"])
+            .arg(self.data())
+            .args(&self.flags)
+            .output()
+            .expect("the ironclad binary");
+        assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stderr), self.log());
+    }
+
+    pub fn data(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn kubectl(&self) -> Kubectl {
+        Kubectl::new(&self.data().join("admin.kubeconfig"))
+    }
+
+    /// Process id of the server.
+    pub fn pid(&self) -> i32 {
+        let text = std::fs::read_to_string(self.data().join("ironclad.pid")).expect("the pid file");
+        text.trim().parse().expect("a process id")
+    }
+
+    /// The end of the server's log.
+    pub fn log(&self) -> String {
+        let text = std::fs::read_to_string(self.data().join("ironclad.log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// Runs another command of the binary on this cluster's data.
+    pub fn ironclad(&self, arguments: &[&str]) -> std::process::Output {
+        Command::new(&self.ironclad)
+            .args(arguments)
+            .arg("--data-dir")
+            .arg(self.data())
+            .output()
+            .expect("the ironclad binary")
+    }
+
+    /// Waits until the node is Ready.
+    #[track_caller]
+    pub fn ready(&self) {
+        let kubectl = self.kubectl();
+        crate::until("the node is Ready", READY, || {
+            let path = "get nodes -o jsonpath={.items[*].status.conditions[?(@.type==\"Ready\")].status}";
+            let seen = kubectl.run(path);
+            if seen.stdout == "True" { Ok(()) } else { Err(format!("{seen:?}\n{}", self.log())) }
+        });
+    }
+
+    /// Imports an image made of busybox; its shell and all applets are there.
+    #[track_caller]
+    pub fn busybox_image(&self, name: &str) {
+        let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists());
+        let file = format!("/bin/busybox={}", busybox.expect("busybox-static is installed"));
+        let mut arguments = vec!["image", "build", name, "--file", &file];
+        let applets = [
+            "sh", "cat", "sleep", "echo", "wget", "nslookup", "httpd", "id", "ls", "touch", "env", "true",
+            "false",
+        ];
+        let links: Vec<String> = applets.iter().map(|a| format!("/bin/{a}=busybox")).collect();
+        for link in &links {
+            arguments.extend(["--link", link]);
+        }
+        arguments.extend(["--cmd", "/bin/sh"]);
+        let output = self.ironclad(&arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the server's log ---\n{}", self.log());
+        }
+        let output = self.ironclad(&["reset"]);
+        if !output.status.success() {
+            eprintln!("the cluster could not be removed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+    }
+}
