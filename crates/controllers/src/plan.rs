@@ -179,6 +179,8 @@ pub enum Action {
     VerifyAlive {
         uid: String,
     },
+    /// A read past the cache: fails unless there is no such object.
+    VerifyAbsent,
 }
 
 /// An event to record.

@@ -166,6 +166,7 @@ impl Shell {
             Err(f) => (Err(f), String::new()),
         };
         match result {
+            Err(f) if op.action == Action::VerifyAbsent && f.code == 404 => Ok(None),
             Ok(written) => {
                 if let Some(note) = &op.then {
                     self.record(note.clone(), &name, "");
@@ -203,6 +204,10 @@ impl Shell {
                     return Err(Failure { code: 0, reason: String::new(), message });
                 }
                 None
+            }
+            Action::VerifyAbsent => {
+                let message = format!("{} {} exists", op.target.plural, op.key);
+                return Err(Failure { code: 0, reason: String::new(), message });
             }
             Action::Delete { uid, .. } => {
                 uid.clone().map(|uid| Written::Deleted { target, key: op.key.clone(), uid })
@@ -248,7 +253,7 @@ impl Shell {
                 }
                 Request::delete(path).header(CONTENT_TYPE, json).body(options.to_string().into_bytes())
             }
-            Action::VerifyAlive { .. } => Request::get(path).body(Vec::new()),
+            Action::VerifyAlive { .. } | Action::VerifyAbsent => Request::get(path).body(Vec::new()),
         };
         let local = |message: String| Failure { code: 0, reason: String::new(), message };
         let request = request.map_err(|e| local(e.to_string()))?;

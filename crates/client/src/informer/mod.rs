@@ -156,10 +156,10 @@ impl Informers {
         informer
     }
 
-    /// Ends the informer of a kind that is no longer served; handles to it keep what it last held.
-    pub fn forget<K: Cached>(&self, kind: &K::DynamicType) {
-        let path = K::url_path(kind, None);
-        self.0.shared.lock().retain(|k, _| k.kind != TypeId::of::<K>() || k.path != path);
+    /// Ends the informers of a collection that is no longer served (`/apis/example.com/v1/things`), once their last
+    /// handle is dropped; handles keep what they last held.
+    pub fn forget_path(&self, path: &str) {
+        self.0.shared.lock().retain(|k, _| k.path != path);
     }
 }
 

@@ -1,0 +1,135 @@
+//! Evicts pods from nodes with NoExecute taints that they do not tolerate, or no longer.
+
+use super::set_pod_status;
+use crate::controller::{Controller, Watches};
+use crate::plan::{Note, Op, Plan};
+use crate::pods;
+use crate::world::{BY_NODE, World};
+use client::{Delta, Key};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::jiff::SignedDuration;
+use meta::Time;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+
+/// Remembers since when it sees a pod under taints that do not say when they were added.
+#[derive(Default)]
+pub struct TaintEviction {
+    since: Mutex<HashMap<Key, (Option<String>, Time)>>,
+}
+
+impl Controller for TaintEviction {
+    const NAME: &'static str = "taint-eviction-controller";
+
+    fn watches(w: &mut Watches) {
+        w.on(|w| &w.pods, of_pod).on(|w| &w.nodes, of_node);
+    }
+
+    fn reconcile(&self, key: &Key, world: &World, now: Time) -> Plan {
+        let mut plan = Plan::default();
+        let pod =
+            world.pods.get(key).filter(|p| p.metadata.deletion_timestamp.is_none() && !pods::is_terminal(p));
+        let node = pod.as_ref().and_then(|p| world.nodes.find("", pods::node_name(p)));
+        let taints = node.map(|n| no_execute(&n)).unwrap_or_default();
+        let (Some(pod), false) = (pod, taints.is_empty()) else {
+            self.since.lock().remove(key);
+            return plan;
+        };
+        let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.clone()).unwrap_or_default();
+        match tolerated(&taints, &tolerations) {
+            Tolerated::Forever => {
+                self.since.lock().remove(key);
+                plan.because("every taint is tolerated");
+                return plan;
+            }
+            Tolerated::For(time) => {
+                let at = self.since(key, &pod, &taints, now) + time;
+                if at > now {
+                    plan.because("every taint is tolerated for some time");
+                    plan.wake(at);
+                    return plan;
+                }
+            }
+            Tolerated::No => {}
+        }
+        let about = client::events::reference(&*pod);
+        plan.note(Note::normal(about, "TaintManagerEviction", format!("Marking for deletion Pod {key}")));
+        let why = ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint");
+        plan.op(set_pod_status(&pod, "DisruptionTarget", "True", Some(why), None, now));
+        plan.op(Op::delete(&*pod));
+        plan
+    }
+}
+
+impl TaintEviction {
+    /// Since when the pod is under the last of the taints.
+    fn since(&self, key: &Key, pod: &Pod, taints: &[Taint], now: Time) -> Time {
+        let added: Option<Vec<Time>> = taints.iter().map(|t| t.time_added.as_ref().map(|t| t.0)).collect();
+        if let Some(last) = added.and_then(|a| a.into_iter().max()) {
+            return last;
+        }
+        let mut all = self.since.lock();
+        let entry = all.entry(key.clone()).or_insert_with(|| (pod.metadata.uid.clone(), now));
+        if entry.0 != pod.metadata.uid {
+            *entry = (pod.metadata.uid.clone(), now);
+        }
+        entry.1
+    }
+}
+
+fn no_execute(node: &Node) -> Vec<Taint> {
+    let taints = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
+    taints.into_iter().filter(|t| t.effect == "NoExecute").collect()
+}
+
+fn of_pod(delta: &Delta<Pod>, _: &World) -> Vec<Key> {
+    let what = |p: &Pod| p.spec.as_ref().map(|s| (s.node_name.clone(), s.tolerations.clone()));
+    match (&delta.old, &delta.new) {
+        (Some(old), Some(new)) if what(old) == what(new) => Vec::new(),
+        _ => vec![delta.key.clone()],
+    }
+}
+
+fn of_node(delta: &Delta<Node>, world: &World) -> Vec<Key> {
+    let taints = |n: &Option<std::sync::Arc<Node>>| n.as_ref().map(|n| no_execute(n)).unwrap_or_default();
+    if taints(&delta.old) == taints(&delta.new) {
+        return Vec::new();
+    }
+    world.pods.by_index(BY_NODE, &delta.key.name).iter().map(|p| Key::of(&**p)).collect()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tolerated {
+    No,
+    Forever,
+    /// All are tolerated, one of them only so long.
+    For(SignedDuration),
+}
+
+pub(super) fn tolerated(taints: &[Taint], tolerations: &[Toleration]) -> Tolerated {
+    let mut least: Option<i64> = None;
+    for taint in taints {
+        let Some(t) = tolerations.iter().find(|t| tolerates(t, taint)) else { return Tolerated::No };
+        if let Some(s) = t.toleration_seconds {
+            least = Some(least.map_or(s, |l| l.min(s)));
+        }
+    }
+    match least {
+        None => Tolerated::Forever,
+        Some(s) => Tolerated::For(SignedDuration::from_secs(s.max(0))),
+    }
+}
+
+/// As the API reference of Toleration says: an empty key with Exists tolerates all, an empty effect all effects.
+pub(crate) fn tolerates(t: &Toleration, taint: &Taint) -> bool {
+    let text = |s: &Option<String>| s.clone().unwrap_or_default();
+    let (key, effect) = (text(&t.key), text(&t.effect));
+    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
+        return false;
+    }
+    match text(&t.operator).as_str() {
+        "" | "Equal" => !key.is_empty() && text(&t.value) == text(&taint.value),
+        "Exists" => true,
+        _ => false,
+    }
+}

@@ -1,0 +1,247 @@
+//! Whether nodes are alive: one that shows no sign of life becomes Unknown, is tainted, and its pods are not ready.
+
+use super::{NOT_READY, UNREACHABLE, condition, name, reference, set_pod_status};
+use crate::controller::{Controller, Watches};
+use crate::plan::{Note, Op, Plan};
+use crate::pods;
+use crate::world::{BY_NODE, World};
+use client::{Delta, Key};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time as MetaTime};
+use k8s_openapi::jiff::SignedDuration;
+use meta::Time;
+use parking_lot::Mutex;
+use serde_json::json;
+use std::collections::HashMap;
+
+/// Silence after which a node is unknown (`--node-monitor-grace-period`).
+pub const MONITOR_GRACE: SignedDuration = SignedDuration::from_secs(50);
+/// The same for a node that has not yet reported (`--node-startup-grace-period`).
+pub const STARTUP_GRACE: SignedDuration = SignedDuration::from_secs(60);
+const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
+const EXCLUDED: &str = "node.kubernetes.io/exclude-disruption";
+/// What each condition, in which state, taints.
+const CONDITION_TAINTS: [(&str, &str, &str); 6] = [
+    ("Ready", "False", NOT_READY),
+    ("Ready", "Unknown", UNREACHABLE),
+    ("MemoryPressure", "True", "node.kubernetes.io/memory-pressure"),
+    ("DiskPressure", "True", "node.kubernetes.io/disk-pressure"),
+    ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
+    ("PIDPressure", "True", "node.kubernetes.io/pid-pressure"),
+];
+/// What becomes unknown with a node. The network's condition is the control plane's own.
+const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
+
+/// Remembers when it saw each node's last sign of life, by its own clock: those of the nodes need not agree with it.
+#[derive(Default)]
+pub struct NodeLifecycle {
+    seen: Mutex<HashMap<Key, Seen>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Seen {
+    uid: Option<String>,
+    heartbeat: Option<MetaTime>,
+    renewed: Option<MicroTime>,
+    /// When either of them last changed.
+    at: Time,
+}
+
+impl Controller for NodeLifecycle {
+    const NAME: &'static str = "node-lifecycle-controller";
+
+    fn watches(w: &mut Watches) {
+        w.on(|w| &w.nodes, of_node)
+            .on(|w| &w.leases, |d, _| vec![Key::cluster(&d.key.name)])
+            .on(|w| &w.pods, of_pod);
+    }
+
+    fn reconcile(&self, key: &Key, world: &World, now: Time) -> Plan {
+        let mut plan = Plan::default();
+        let Some(node) = world.nodes.get(key) else {
+            if let Some(seen) = self.seen.lock().remove(key) {
+                let about = k8s_openapi::api::core::v1::ObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Node".into()),
+                    name: Some(key.name.to_string()),
+                    uid: seen.uid,
+                    ..Default::default()
+                };
+                let message = format!("Node {} event: Removing Node {} from Controller", key.name, key.name);
+                plan.note(Note::normal(about, "RemovingNode", message));
+            }
+            return plan;
+        };
+        let at = self.observe(key, &node, world, now, &mut plan);
+        let ready = condition(&node, "Ready");
+        let grace = if ready.is_some() { MONITOR_GRACE } else { STARTUP_GRACE };
+        let deadline = at + grace;
+        let silent = now > deadline;
+        let mut node = (*node).clone();
+        if silent {
+            let was_ready = ready.is_some_and(|c| c.status == "True");
+            if let Some(op) = mark_unknown(&mut node, now) {
+                plan.because("the node has been silent for too long");
+                plan.op(op);
+                if was_ready {
+                    let message = format!("Node {} status is now: NodeNotReady", name(&node));
+                    plan.note(Note::normal(reference(&node), "NodeNotReady", message));
+                }
+                // The taints follow from the conditions as written: with the next look.
+                return plan;
+            }
+        } else {
+            plan.wake(deadline + SignedDuration::from_millis(1));
+        }
+        if let Some(op) = set_taints(&node, is_everything_down(world), now) {
+            plan.op(op);
+        }
+        if condition(&node, "Ready").is_some_and(|c| c.status == "Unknown") {
+            for pod in world.pods.by_index(BY_NODE, name(&node)).iter().filter(|p| pods::is_ready(p)) {
+                let about = client::events::reference(&**pod);
+                let op = set_pod_status(pod, "Ready", "False", None, None, now);
+                plan.op(op.then(Note::warning(about, "NodeNotReady", "Node is not ready")));
+            }
+        }
+        plan
+    }
+}
+
+impl NodeLifecycle {
+    /// When the node last gave a sign of life.
+    fn observe(&self, key: &Key, node: &Node, world: &World, now: Time, plan: &mut Plan) -> Time {
+        let lease = world.leases.find("kube-node-lease", &key.name);
+        let renewed = lease.and_then(|l| l.spec.as_ref()?.renew_time.clone());
+        let heartbeat = condition(node, "Ready").and_then(|c| c.last_heartbeat_time.clone());
+        let mut all = self.seen.lock();
+        let known = all.get(key).filter(|s| s.uid == node.metadata.uid).cloned();
+        let at = match &known {
+            Some(s) if s.heartbeat == heartbeat && s.renewed == renewed => s.at,
+            Some(_) => now,
+            None => {
+                let message = format!("Node {} event: Registered Node {} in Controller", key.name, key.name);
+                plan.note(Note::normal(reference(node), "RegisteredNode", message));
+                match &node.metadata.creation_timestamp {
+                    Some(created) if heartbeat.is_none() && renewed.is_none() => created.0,
+                    _ => now,
+                }
+            }
+        };
+        all.insert(key.clone(), Seen { uid: node.metadata.uid.clone(), heartbeat, renewed, at });
+        at
+    }
+}
+
+/// A node's own key; where its readiness or presence changed, everyone's: whether all are down may have changed.
+fn of_node(delta: &Delta<Node>, world: &World) -> Vec<Key> {
+    let ready = |n: &Option<std::sync::Arc<Node>>| n.as_ref().map(|n| super::is_ready(n));
+    if ready(&delta.old) == ready(&delta.new) {
+        return vec![delta.key.clone()];
+    }
+    let mut keys: Vec<Key> = world.nodes.list().iter().map(|n| Key::of(&**n)).collect();
+    if !keys.contains(&delta.key) {
+        keys.push(delta.key.clone());
+    }
+    keys
+}
+
+/// A pod that claims to be ready on a node that is not.
+fn of_pod(delta: &Delta<k8s_openapi::api::core::v1::Pod>, world: &World) -> Vec<Key> {
+    let Some(pod) = delta.new.as_ref().filter(|p| pods::is_ready(p)) else { return Vec::new() };
+    let key = Key::cluster(pods::node_name(pod));
+    let unknown =
+        world.nodes.get(&key).is_some_and(|n| condition(&n, "Ready").is_some_and(|c| c.status == "Unknown"));
+    if unknown { vec![key] } else { Vec::new() }
+}
+
+/// Makes the conditions unknown; None where they are.
+fn mark_unknown(node: &mut Node, now: Time) -> Option<Op> {
+    let created = node.metadata.creation_timestamp.clone();
+    let conditions = node.status.get_or_insert_default().conditions.get_or_insert_default();
+    let mut changed = Vec::new();
+    for kind in CONDITIONS {
+        match conditions.iter_mut().find(|c| c.type_ == kind) {
+            Some(c) if c.status == "Unknown" => {}
+            Some(c) => {
+                c.status = "Unknown".into();
+                c.reason = Some("NodeStatusUnknown".into());
+                c.message = Some("Kubelet stopped posting node status.".into());
+                c.last_transition_time = Some(MetaTime(now));
+                changed.push(c.clone());
+            }
+            None => {
+                let c = NodeCondition {
+                    type_: kind.into(),
+                    status: "Unknown".into(),
+                    reason: Some("NodeStatusNeverUpdated".into()),
+                    message: Some("Kubelet never posted node status.".into()),
+                    last_heartbeat_time: created.clone(),
+                    last_transition_time: Some(MetaTime(now)),
+                };
+                conditions.push(c.clone());
+                changed.push(c);
+            }
+        }
+    }
+    if changed.is_empty() {
+        return None;
+    }
+    // The resourceVersion: a sign of life that is on its way must win.
+    let m = &node.metadata;
+    let patch = json!({
+        "metadata": {"uid": m.uid, "resourceVersion": m.resource_version},
+        "status": {"conditions": changed},
+    });
+    Some(Op::strategic_patch(node, &patch).sub("status"))
+}
+
+/// When no node at all is ready, the fault is more likely with the control plane than with every node: nothing is evicted.
+fn is_everything_down(world: &World) -> bool {
+    let nodes = world.nodes.list();
+    let excluded = |n: &Node| n.metadata.labels.as_ref().is_some_and(|l| l.contains_key(EXCLUDED));
+    let mut counted = nodes.iter().filter(|n| !excluded(n)).peekable();
+    counted.peek().is_some() && counted.all(|n| !super::is_ready(n))
+}
+
+/// The taints that follow from conditions, in place of those that no longer do; None where they are right.
+fn set_taints(node: &Node, everything_down: bool, now: Time) -> Option<Op> {
+    let spec = node.spec.clone().unwrap_or_default();
+    let mut wanted: Vec<(&str, &str)> = Vec::new();
+    for (kind, status, taint) in CONDITION_TAINTS {
+        if condition(node, kind).is_some_and(|c| c.status == status) {
+            wanted.push((taint, "NoSchedule"));
+            if kind == "Ready" && !everything_down {
+                wanted.push((taint, "NoExecute"));
+            }
+        }
+    }
+    if spec.unschedulable == Some(true) {
+        wanted.push((UNSCHEDULABLE, "NoSchedule"));
+    }
+    let ours = |t: &Taint| match t.effect.as_str() {
+        "NoSchedule" => t.key == UNSCHEDULABLE || CONDITION_TAINTS.iter().any(|(_, _, key)| *key == t.key),
+        "NoExecute" => t.key == NOT_READY || t.key == UNREACHABLE,
+        _ => false,
+    };
+    let mut taints = spec.taints.clone().unwrap_or_default();
+    taints.retain(|t| !ours(t) || wanted.contains(&(t.key.as_str(), t.effect.as_str())));
+    for (key, effect) in wanted {
+        if !taints.iter().any(|t| t.key == key && t.effect == effect) {
+            taints.push(Taint {
+                key: key.into(),
+                effect: effect.into(),
+                time_added: Some(MetaTime(now)),
+                value: None,
+            });
+        }
+    }
+    if taints == spec.taints.unwrap_or_default() {
+        return None;
+    }
+    let m = &node.metadata;
+    let patch = json!({
+        "metadata": {"uid": m.uid, "resourceVersion": m.resource_version},
+        "spec": {"taints": taints},
+    });
+    Some(Op::merge_patch(node, &patch))
+}
