@@ -1,0 +1,1 @@
+//! Tests of the request path over the in-memory store.
