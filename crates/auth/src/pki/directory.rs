@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
@@ -32,7 +33,7 @@ pub struct Pki {
     now: Time,
     pub ca: Authority,
     pub front_proxy_ca: Authority,
-    pub signer: Signer,
+    pub signer: Arc<Signer>,
 }
 
 impl Pki {
@@ -55,7 +56,7 @@ impl Pki {
             }
         };
         batch.commit()?;
-        Ok(Self { directory: directory.to_owned(), now, ca, front_proxy_ca, signer })
+        Ok(Self { directory: directory.to_owned(), now, ca, front_proxy_ca, signer: Arc::new(signer) })
     }
 
     /// The certificates of `leaves` (file name without extension, then what it says), signed by the cluster's
