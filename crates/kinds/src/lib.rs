@@ -4,9 +4,11 @@
 //!
 //! A new kind is one new file and one line in [`ALL`].
 
+pub mod apps;
 pub mod cluster_role;
 pub mod cluster_role_binding;
 pub mod config_map;
+pub mod core;
 pub mod csi_driver;
 pub mod csi_node;
 pub mod endpoint_slice;
@@ -22,6 +24,7 @@ pub mod object;
 pub mod persistent_volume;
 pub mod persistent_volume_claim;
 pub mod pod_disruption_budget;
+pub mod pod_spec;
 pub mod priority_class;
 pub mod rbac;
 pub mod resource_quota;
@@ -44,6 +47,14 @@ pub use object::{AnyKind, AnyObject, Object};
 pub static ALL: &[&dyn AnyKind] = &[
     &namespace::NAMESPACE,
     &node::NODE,
+    &core::POD,
+    &core::POD_TEMPLATE,
+    &core::REPLICATION_CONTROLLER,
+    &apps::DEPLOYMENT,
+    &apps::REPLICA_SET,
+    &apps::STATEFUL_SET,
+    &apps::DAEMON_SET,
+    &apps::CONTROLLER_REVISION,
     &service::SERVICE,
     &endpoints::ENDPOINTS,
     &config_map::CONFIG_MAP,

@@ -133,6 +133,14 @@ impl<T: serde::Serialize + ?Sized> Printed for Json<'_, T> {
         serde_json::to_string(self.0).unwrap_or_default()
     }
 }
+/// A value that a message shows as it is.
+#[derive(Clone, Debug)]
+pub struct Verbatim(pub String);
+impl Printed for Verbatim {
+    fn printed(&self) -> String {
+        self.0.clone()
+    }
+}
 macro_rules! printed_bare {
     ($($t:ty),*) => {$(impl Printed for $t { fn printed(&self) -> String { self.to_string() } })*};
 }

@@ -14,7 +14,7 @@ mod selector_parse;
 pub mod validation;
 
 pub use error::{ApiError, Reason};
-pub use field::{ErrorType, FieldError, FieldErrors, Path};
+pub use field::{ErrorType, FieldError, FieldErrors, Json, Path, Verbatim};
 pub use gvk::{GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
 pub use quantity::Quantity;
 pub use selector::{FieldSelector, LabelSelector};

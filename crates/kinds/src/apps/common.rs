@@ -39,7 +39,8 @@ pub(crate) fn selector_json(selector: &LabelSelector) -> Verbatim {
         fields.push(format!("\"matchLabels\":{}", serde_json::to_string(labels).unwrap_or_default()));
     }
     if let Some(expressions) = selector.match_expressions.as_ref().filter(|e| !e.is_empty()) {
-        fields.push(format!("\"matchExpressions\":{}", serde_json::to_string(expressions).unwrap_or_default()));
+        fields
+            .push(format!("\"matchExpressions\":{}", serde_json::to_string(expressions).unwrap_or_default()));
     }
     Verbatim(format!("{{{}}}", fields.join(",")))
 }
@@ -57,7 +58,15 @@ pub(crate) fn nonnegative(errors: &mut FieldErrors, path: &Path, fields: &[(&str
 }
 
 /// Refuses counts above the status' `replicas`, and more available than ready pods.
-pub(crate) fn counts_within(errors: &mut FieldErrors, path: &Path, replicas: i32, counts: &[(&str, i32)], ready: i32, available: i32, than_ready: &str) {
+pub(crate) fn counts_within(
+    errors: &mut FieldErrors,
+    path: &Path,
+    replicas: i32,
+    counts: &[(&str, i32)],
+    ready: i32,
+    available: i32,
+    than_ready: &str,
+) {
     for (name, value) in counts.iter().filter(|(_, v)| *v > replicas) {
         errors.push(FieldError::invalid(&path.child(name), *value, "cannot be greater than status.replicas"));
     }
@@ -87,7 +96,11 @@ pub(crate) fn validate_selector(errors: &mut FieldErrors, selector: &LabelSelect
     let path = Path::new("spec.selector");
     errors.extend(validate_label_selector(selector, &path));
     if is_empty_selector(selector) {
-        errors.push(FieldError::invalid(&path, selector_json(selector), format!("empty selector is invalid for {kind}")));
+        errors.push(FieldError::invalid(
+            &path,
+            selector_json(selector),
+            format!("empty selector is invalid for {kind}"),
+        ));
     }
 }
 
@@ -110,7 +123,12 @@ fn labels_of(template: &PodTemplateSpec) -> &BTreeMap<String, String> {
     template.metadata.as_ref().and_then(|m| m.labels.as_ref()).unwrap_or(&NONE)
 }
 
-pub(crate) fn labels_match(errors: &mut FieldErrors, selector: &meta::LabelSelector, template: &PodTemplateSpec, path: &Path) {
+pub(crate) fn labels_match(
+    errors: &mut FieldErrors,
+    selector: &meta::LabelSelector,
+    template: &PodTemplateSpec,
+    path: &Path,
+) {
     let labels = labels_of(template);
     if !selector.matches(labels) {
         let path = path.child("metadata").child("labels");
@@ -123,7 +141,11 @@ pub(crate) fn runs_forever(errors: &mut FieldErrors, template: &PodTemplateSpec,
     let Some(spec) = &template.spec else { return };
     let policy = spec.restart_policy.as_deref().unwrap_or_default();
     if policy != "Always" {
-        errors.push(FieldError::not_supported(&path.child("spec").child("restartPolicy"), policy, &["Always"]));
+        errors.push(FieldError::not_supported(
+            &path.child("spec").child("restartPolicy"),
+            policy,
+            &["Always"],
+        ));
     }
     if spec.active_deadline_seconds.is_some() {
         errors.push(FieldError::forbidden(
@@ -134,12 +156,20 @@ pub(crate) fn runs_forever(errors: &mut FieldErrors, template: &PodTemplateSpec,
 }
 
 /// Selector and template of a Deployment or ReplicaSet.
-pub(crate) fn validate_replicated(errors: &mut FieldErrors, selector: &LabelSelector, template: Option<&PodTemplateSpec>) {
+pub(crate) fn validate_replicated(
+    errors: &mut FieldErrors,
+    selector: &LabelSelector,
+    template: Option<&PodTemplateSpec>,
+) {
     let path = Path::new("spec.template");
     // upstream names the deployment in both kinds' messages
     validate_selector(errors, selector, "deployment");
     let Some(parsed) = readable(selector) else {
-        errors.push(FieldError::invalid(&Path::new("spec.selector"), selector_json(selector), "invalid label selector"));
+        errors.push(FieldError::invalid(
+            &Path::new("spec.selector"),
+            selector_json(selector),
+            "invalid label selector",
+        ));
         return;
     };
     let empty = PodTemplateSpec::default();
@@ -164,7 +194,9 @@ pub(crate) fn positive_int_or_percent(errors: &mut FieldErrors, value: &IntOrStr
 
 fn percent(value: &IntOrString) -> Option<i64> {
     match value {
-        IntOrString::String(s) => s.strip_suffix('%').and_then(|n| n.parse().ok()).filter(|_| is_valid_percent(s).is_empty()),
+        IntOrString::String(s) => {
+            s.strip_suffix('%').and_then(|n| n.parse().ok()).filter(|_| is_valid_percent(s).is_empty())
+        }
         IntOrString::Int(_) => None,
     }
 }
@@ -186,6 +218,10 @@ pub(crate) fn at_most_100_percent(errors: &mut FieldErrors, value: &IntOrString,
 /// The refusal of a changed selector.
 pub(crate) fn selector_kept(errors: &mut FieldErrors, new: &LabelSelector, old: &LabelSelector) {
     if !crate::strategy::semantic_eq(new, old) {
-        errors.push(FieldError::invalid(&Path::new("spec.selector"), selector_json(new), "field is immutable"));
+        errors.push(FieldError::invalid(
+            &Path::new("spec.selector"),
+            selector_json(new),
+            "field is immutable",
+        ));
     }
 }

@@ -9,13 +9,20 @@ use meta::{FieldError, FieldErrors, GroupVersion, GroupVersionKind, Json, Path};
 
 const COLUMNS: &[Column<ControllerRevision>] = &[
     column("Controller", "Controller of the object", |r| Cell::str(controller(r))),
-    column("Revision", "Revision indicates the revision of the state represented by Data.", |r| Cell::int(r.revision)),
+    column("Revision", "Revision indicates the revision of the state represented by Data.", |r| {
+        Cell::int(r.revision)
+    }),
     age(),
 ];
 
 pub static CONTROLLER_REVISION: Registered<ControllerRevision> = Registered::new(Kind {
     gvk: GroupVersionKind::of("apps", "v1", "ControllerRevision"),
-    names: Names { plural: "controllerrevisions", singular: "controllerrevision", short: &[], categories: &[] },
+    names: Names {
+        plural: "controllerrevisions",
+        singular: "controllerrevision",
+        short: &[],
+        categories: &[],
+    },
     scope: Scope::Namespaced,
     definition: "io.k8s.api.apps.v1.ControllerRevision",
     storage: "controllerrevisions",

@@ -7,7 +7,9 @@ use crate::pod_spec::defaults::fill;
 use crate::pod_spec::{default_pod_template, validate_pod_template};
 use crate::strategy::{carry_generation, semantic_eq, spec_and_status, status_access};
 use crate::support::{age, column, format_labels, format_selector, typed_column, wide};
-use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetStatus, DaemonSetUpdateStrategy, RollingUpdateDaemonSet};
+use k8s_openapi::api::apps::v1::{
+    DaemonSet, DaemonSetSpec, DaemonSetStatus, DaemonSetUpdateStrategy, RollingUpdateDaemonSet,
+};
 use k8s_openapi::api::core::v1::PodSpec;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Json, Path, Verbatim};
@@ -16,33 +18,55 @@ const REVISION_HISTORY_LIMIT: i32 = 10;
 /// Counts changes of the template; upstream keeps it for objects that older versions wrote.
 const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 
-const SUBRESOURCES: &[Subresource<DaemonSet>] = &[Subresource::Status(status_access!(DaemonSet, validate_status))];
+const SUBRESOURCES: &[Subresource<DaemonSet>] =
+    &[Subresource::Status(status_access!(DaemonSet, validate_status))];
 
 const COLUMNS: &[Column<DaemonSet>] = &[
-    typed_column("Desired", "integer", "The total number of nodes that should be running the daemon pod (including nodes correctly running the daemon pod). More info: https://kubernetes.io/docs/concepts/workloads/controllers/daemonset/", |d| {
-        Cell::int(status(d, |s| s.desired_number_scheduled))
-    }),
-    typed_column("Current", "integer", "The number of nodes that are running at least 1 daemon pod and are supposed to run the daemon pod. More info: https://kubernetes.io/docs/concepts/workloads/controllers/daemonset/", |d| {
-        Cell::int(status(d, |s| s.current_number_scheduled))
-    }),
-    typed_column("Ready", "integer", "numberReady is the number of nodes that should be running the daemon pod and have one or more of the daemon pod running with a Ready Condition.", |d| {
-        Cell::int(status(d, |s| s.number_ready))
-    }),
-    typed_column("Up-to-date", "integer", "The total number of nodes that are running updated daemon pod", |d| {
-        Cell::int(status(d, |s| s.updated_number_scheduled.unwrap_or(0)))
-    }),
-    typed_column("Available", "integer", "The number of nodes that should be running the daemon pod and have one or more of the daemon pod running and available (ready for at least spec.minReadySeconds)", |d| {
-        Cell::int(status(d, |s| s.number_available.unwrap_or(0)))
-    }),
-    column("Node Selector", "NodeSelector is a selector which must be true for the pod to fit on a node. Selector which must match a node's labels for the pod to be scheduled on that node. More info: https://kubernetes.io/docs/concepts/configuration/assign-pod-node/", |d| {
-        Cell::str(format_labels(pod_spec(d).and_then(|s| s.node_selector.as_ref()).into_iter().flatten()))
-    }),
+    typed_column(
+        "Desired",
+        "integer",
+        "The total number of nodes that should be running the daemon pod (including nodes correctly running the daemon pod). More info: https://kubernetes.io/docs/concepts/workloads/controllers/daemonset/",
+        |d| Cell::int(status(d, |s| s.desired_number_scheduled)),
+    ),
+    typed_column(
+        "Current",
+        "integer",
+        "The number of nodes that are running at least 1 daemon pod and are supposed to run the daemon pod. More info: https://kubernetes.io/docs/concepts/workloads/controllers/daemonset/",
+        |d| Cell::int(status(d, |s| s.current_number_scheduled)),
+    ),
+    typed_column(
+        "Ready",
+        "integer",
+        "numberReady is the number of nodes that should be running the daemon pod and have one or more of the daemon pod running with a Ready Condition.",
+        |d| Cell::int(status(d, |s| s.number_ready)),
+    ),
+    typed_column(
+        "Up-to-date",
+        "integer",
+        "The total number of nodes that are running updated daemon pod",
+        |d| Cell::int(status(d, |s| s.updated_number_scheduled.unwrap_or(0))),
+    ),
+    typed_column(
+        "Available",
+        "integer",
+        "The number of nodes that should be running the daemon pod and have one or more of the daemon pod running and available (ready for at least spec.minReadySeconds)",
+        |d| Cell::int(status(d, |s| s.number_available.unwrap_or(0))),
+    ),
+    column(
+        "Node Selector",
+        "NodeSelector is a selector which must be true for the pod to fit on a node. Selector which must match a node's labels for the pod to be scheduled on that node. More info: https://kubernetes.io/docs/concepts/configuration/assign-pod-node/",
+        |d| {
+            Cell::str(format_labels(pod_spec(d).and_then(|s| s.node_selector.as_ref()).into_iter().flatten()))
+        },
+    ),
     age(),
     wide("Containers", NAMES_OF_CONTAINERS, |d| Cell::str(container_names(pod_spec(d)))),
     wide("Images", IMAGES_OF_CONTAINERS, |d| Cell::str(container_images(pod_spec(d)))),
-    wide("Selector", "A label query over pods that are managed by the daemon set. Must match in order to be controlled. It must match the pod template's labels. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors", |d| {
-        Cell::str(format_selector(d.spec.as_ref().map(|s| &s.selector)))
-    }),
+    wide(
+        "Selector",
+        "A label query over pods that are managed by the daemon set. Must match in order to be controlled. It must match the pod template's labels. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors",
+        |d| Cell::str(format_selector(d.spec.as_ref().map(|s| &s.selector))),
+    ),
 ];
 
 pub static DAEMON_SET: Registered<DaemonSet> = Registered::new(Kind {
@@ -125,7 +149,11 @@ fn validate_spec(spec: &DaemonSetSpec) -> FieldErrors {
     }
     if is_empty_selector(&spec.selector) {
         let value = selector_json(&spec.selector);
-        errors.push(FieldError::invalid(&path.child("selector"), value, "empty selector is invalid for daemonset"));
+        errors.push(FieldError::invalid(
+            &path.child("selector"),
+            value,
+            "empty selector is invalid for daemonset",
+        ));
     }
     errors.extend(validate_pod_template(&spec.template, &template_path));
     runs_forever(&mut errors, &spec.template, &template_path, "DaemonSet");
@@ -133,7 +161,11 @@ fn validate_spec(spec: &DaemonSetSpec) -> FieldErrors {
     if let Some(strategy) = &spec.update_strategy {
         validate_strategy(&mut errors, strategy, &path.child("updateStrategy"));
     }
-    nonnegative(&mut errors, &path, &[("revisionHistoryLimit", i64::from(spec.revision_history_limit.unwrap_or(0)))]);
+    nonnegative(
+        &mut errors,
+        &path,
+        &[("revisionHistoryLimit", i64::from(spec.revision_history_limit.unwrap_or(0)))],
+    );
     errors
 }
 
@@ -145,7 +177,11 @@ fn validate_strategy(errors: &mut FieldErrors, strategy: &DaemonSetUpdateStrateg
         (other, rolling) => {
             let rolling = rolling.as_ref().map_or("null".to_owned(), |r| {
                 let json = |v: &Option<IntOrString>| serde_json::to_string(v).unwrap_or_default();
-                format!("{{\"MaxUnavailable\":{},\"MaxSurge\":{}}}", json(&r.max_unavailable), json(&r.max_surge))
+                format!(
+                    "{{\"MaxUnavailable\":{},\"MaxSurge\":{}}}",
+                    json(&r.max_unavailable),
+                    json(&r.max_surge)
+                )
             });
             let value = Verbatim(format!("{{\"Type\":{other:?},\"RollingUpdate\":{rolling}}}"));
             errors.push(FieldError::not_supported(path, value, &["RollingUpdate", "OnDelete"]));
@@ -186,17 +222,21 @@ fn validate_status(new: &DaemonSet, old: &DaemonSet) -> FieldErrors {
     let empty = DaemonSetStatus::default();
     let s = new.status.as_ref().unwrap_or(&empty);
     let n = |value: Option<i32>| i64::from(value.unwrap_or(0));
-    nonnegative(&mut errors, &Path::new("status"), &[
-        ("currentNumberScheduled", i64::from(s.current_number_scheduled)),
-        ("numberMisscheduled", i64::from(s.number_misscheduled)),
-        ("desiredNumberScheduled", i64::from(s.desired_number_scheduled)),
-        ("numberReady", i64::from(s.number_ready)),
-        ("observedGeneration", s.observed_generation.unwrap_or(0)),
-        ("updatedNumberScheduled", n(s.updated_number_scheduled)),
-        ("numberAvailable", n(s.number_available)),
-        ("numberUnavailable", n(s.number_unavailable)),
-        ("collisionCount", n(s.collision_count)),
-    ]);
+    nonnegative(
+        &mut errors,
+        &Path::new("status"),
+        &[
+            ("currentNumberScheduled", i64::from(s.current_number_scheduled)),
+            ("numberMisscheduled", i64::from(s.number_misscheduled)),
+            ("desiredNumberScheduled", i64::from(s.desired_number_scheduled)),
+            ("numberReady", i64::from(s.number_ready)),
+            ("observedGeneration", s.observed_generation.unwrap_or(0)),
+            ("updatedNumberScheduled", n(s.updated_number_scheduled)),
+            ("numberAvailable", n(s.number_available)),
+            ("numberUnavailable", n(s.number_unavailable)),
+            ("collisionCount", n(s.collision_count)),
+        ],
+    );
     collision_count_kept(&mut errors, s.collision_count, old.status.as_ref().and_then(|s| s.collision_count));
     errors
 }
@@ -221,25 +261,35 @@ mod tests {
         check(json!({}), &[]);
         check(
             json!({"maxUnavailable": 1, "maxSurge": 1}),
-            &["spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero"],
+            &[
+                "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero",
+            ],
         );
         check(
             json!({"maxUnavailable": 0}),
-            &["spec.updateStrategy.rollingUpdate.maxUnavailable: Required value: cannot be 0 when maxSurge is 0"],
+            &[
+                "spec.updateStrategy.rollingUpdate.maxUnavailable: Required value: cannot be 0 when maxSurge is 0",
+            ],
         );
         check(
             json!({"maxUnavailable": "101%"}),
-            &["spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%"],
+            &[
+                "spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: \"101%\": must not be greater than 100%",
+            ],
         );
     }
 
     #[test]
     fn the_template_generation_counts_template_changes() {
-        let mut old: DaemonSet = object(json!({"spec": {"selector": {}, "template": {"spec": {"containers": []}}}}));
+        let mut old: DaemonSet =
+            object(json!({"spec": {"selector": {}, "template": {"spec": {"containers": []}}}}));
         prepare_create(&mut old);
         let mut new = old.clone();
         new.spec.get_or_insert_default().template.spec.get_or_insert_default().host_network = Some(true);
         prepare_update(&mut new, &old);
-        assert_eq!((template_generation(&old), template_generation(&new), new.metadata.generation), (1, 2, Some(2)));
+        assert_eq!(
+            (template_generation(&old), template_generation(&new), new.metadata.generation),
+            (1, 2, Some(2))
+        );
     }
 }

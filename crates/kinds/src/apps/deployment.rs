@@ -1,13 +1,17 @@
 //! apps/v1 Deployment.
 
 use super::common::*;
-use crate::kind::{Cell, Column, Kind, NameRule, Names, ScaleAccess, Scope, StatusAccess, Strategy, Subresource, Validate};
+use crate::kind::{
+    Cell, Column, Kind, NameRule, Names, ScaleAccess, Scope, StatusAccess, Strategy, Subresource, Validate,
+};
 use crate::object::Registered;
 use crate::pod_spec::default_pod_template;
 use crate::pod_spec::defaults::fill;
 use crate::strategy::{carry_generation, semantic_eq, spec_and_status};
 use crate::support::{age, column, wide};
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStatus, DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentSpec, DeploymentStatus, DeploymentStrategy, RollingUpdateDeployment,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Json, Path, Verbatim};
 
@@ -39,18 +43,24 @@ const COLUMNS: &[Column<Deployment>] = &[
         let desired = d.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
         Cell::str(format!("{ready}/{desired}"))
     }),
-    column("Up-to-date", "Total number of non-terminating pods targeted by this deployment that have the desired template spec.", |d| {
-        Cell::int(status(d, |s| s.updated_replicas))
-    }),
-    column("Available", "Total number of available non-terminating pods (ready for at least minReadySeconds) targeted by this deployment.", |d| {
-        Cell::int(status(d, |s| s.available_replicas))
-    }),
+    column(
+        "Up-to-date",
+        "Total number of non-terminating pods targeted by this deployment that have the desired template spec.",
+        |d| Cell::int(status(d, |s| s.updated_replicas)),
+    ),
+    column(
+        "Available",
+        "Total number of available non-terminating pods (ready for at least minReadySeconds) targeted by this deployment.",
+        |d| Cell::int(status(d, |s| s.available_replicas)),
+    ),
     age(),
     wide("Containers", NAMES_OF_CONTAINERS, |d| Cell::str(container_names(pod_spec(d)))),
     wide("Images", IMAGES_OF_CONTAINERS, |d| Cell::str(container_images(pod_spec(d)))),
-    wide("Selector", "Label selector for pods. Existing ReplicaSets whose pods are selected by this will be the ones affected by this deployment. It must match the pod template's labels.", |d| {
-        Cell::str(d.spec.as_ref().map(|s| selector_text(&s.selector)).unwrap_or_default())
-    }),
+    wide(
+        "Selector",
+        "Label selector for pods. Existing ReplicaSets whose pods are selected by this will be the ones affected by this deployment. It must match the pod template's labels.",
+        |d| Cell::str(d.spec.as_ref().map(|s| selector_text(&s.selector)).unwrap_or_default()),
+    ),
 ];
 
 pub static DEPLOYMENT: Registered<Deployment> = Registered::new(Kind {
@@ -94,8 +104,8 @@ fn default(d: &mut Deployment) {
 /// Annotations count as specification, since the controller copies them to its replica sets.
 fn prepare_update(new: &mut Deployment, old: &Deployment) {
     new.status.clone_from(&old.status);
-    let changed =
-        !semantic_eq(&new.spec, &old.spec) || !semantic_eq(&new.metadata.annotations, &old.metadata.annotations);
+    let changed = !semantic_eq(&new.spec, &old.spec)
+        || !semantic_eq(&new.metadata.annotations, &old.metadata.annotations);
     carry_generation(&mut new.metadata, &old.metadata, changed);
 }
 
@@ -112,12 +122,18 @@ fn validate_spec(spec: &DeploymentSpec) -> FieldErrors {
     if let Some(strategy) = &spec.strategy {
         validate_strategy(&mut errors, strategy, &path.child("strategy"));
     }
-    nonnegative(&mut errors, &path, &[
-        ("minReadySeconds", or_zero(spec.min_ready_seconds)),
-        ("revisionHistoryLimit", or_zero(spec.revision_history_limit)),
-        ("progressDeadlineSeconds", or_zero(spec.progress_deadline_seconds)),
-    ]);
-    if let Some(deadline) = spec.progress_deadline_seconds.filter(|d| *d <= spec.min_ready_seconds.unwrap_or(0)) {
+    nonnegative(
+        &mut errors,
+        &path,
+        &[
+            ("minReadySeconds", or_zero(spec.min_ready_seconds)),
+            ("revisionHistoryLimit", or_zero(spec.revision_history_limit)),
+            ("progressDeadlineSeconds", or_zero(spec.progress_deadline_seconds)),
+        ],
+    );
+    if let Some(deadline) =
+        spec.progress_deadline_seconds.filter(|d| *d <= spec.min_ready_seconds.unwrap_or(0))
+    {
         let path = path.child("progressDeadlineSeconds");
         errors.push(FieldError::invalid(&path, deadline, "must be greater than minReadySeconds"));
     }
@@ -132,12 +148,18 @@ fn validate_strategy(errors: &mut FieldErrors, strategy: &DeploymentStrategy, pa
         )),
         ("Recreate", None) => {}
         ("RollingUpdate", Some(rolling)) => validate_rolling(errors, rolling, &path.child("rollingUpdate")),
-        ("RollingUpdate", None) => errors
-            .push(FieldError::required(&path.child("rollingUpdate"), "this should be defaulted and never be nil")),
+        ("RollingUpdate", None) => errors.push(FieldError::required(
+            &path.child("rollingUpdate"),
+            "this should be defaulted and never be nil",
+        )),
         (other, rolling) => {
             let rolling = rolling.as_ref().map_or("null".to_owned(), |r| {
                 let json = |v: &Option<IntOrString>| serde_json::to_string(v).unwrap_or_default();
-                format!("{{\"MaxUnavailable\":{},\"MaxSurge\":{}}}", json(&r.max_unavailable), json(&r.max_surge))
+                format!(
+                    "{{\"MaxUnavailable\":{},\"MaxSurge\":{}}}",
+                    json(&r.max_unavailable),
+                    json(&r.max_surge)
+                )
             });
             let value = Verbatim(format!("{{\"Type\":{other:?},\"RollingUpdate\":{rolling}}}"));
             errors.push(FieldError::not_supported(path, value, &["Recreate", "RollingUpdate"]));
@@ -172,21 +194,36 @@ fn validate_status(new: &Deployment, old: &Deployment) -> FieldErrors {
     let empty = DeploymentStatus::default();
     let s = new.status.as_ref().unwrap_or(&empty);
     let n = |value: Option<i32>| i64::from(value.unwrap_or(0));
-    nonnegative(&mut errors, &path, &[
-        ("observedGeneration", s.observed_generation.unwrap_or(0)),
-        ("replicas", n(s.replicas)),
-        ("updatedReplicas", n(s.updated_replicas)),
-        ("readyReplicas", n(s.ready_replicas)),
-        ("availableReplicas", n(s.available_replicas)),
-        ("unavailableReplicas", n(s.unavailable_replicas)),
-        ("terminatingReplicas", n(s.terminating_replicas)),
-        ("collisionCount", n(s.collision_count)),
-    ]);
+    nonnegative(
+        &mut errors,
+        &path,
+        &[
+            ("observedGeneration", s.observed_generation.unwrap_or(0)),
+            ("replicas", n(s.replicas)),
+            ("updatedReplicas", n(s.updated_replicas)),
+            ("readyReplicas", n(s.ready_replicas)),
+            ("availableReplicas", n(s.available_replicas)),
+            ("unavailableReplicas", n(s.unavailable_replicas)),
+            ("terminatingReplicas", n(s.terminating_replicas)),
+            ("collisionCount", n(s.collision_count)),
+        ],
+    );
     let (ready, available) = (s.ready_replicas.unwrap_or(0), s.available_replicas.unwrap_or(0));
-    let counts =
-        [("updatedReplicas", s.updated_replicas.unwrap_or(0)), ("readyReplicas", ready), ("availableReplicas", available)];
+    let counts = [
+        ("updatedReplicas", s.updated_replicas.unwrap_or(0)),
+        ("readyReplicas", ready),
+        ("availableReplicas", available),
+    ];
     let replicas = s.replicas.unwrap_or(0);
-    counts_within(&mut errors, &path, replicas, &counts, ready, available, "cannot be greater than readyReplicas");
+    counts_within(
+        &mut errors,
+        &path,
+        replicas,
+        &counts,
+        ready,
+        available,
+        "cannot be greater than readyReplicas",
+    );
     collision_count_kept(&mut errors, s.collision_count, old.status.as_ref().and_then(|s| s.collision_count));
     errors
 }
@@ -233,7 +270,9 @@ mod tests {
         check(|_| (), &[]);
         check(
             |d| d["spec"]["selector"] = json!({"matchLabels": {"app": "other"}}),
-            &["spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`"],
+            &[
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`",
+            ],
         );
         check(
             |d| d["spec"]["template"]["spec"]["restartPolicy"] = json!("Never"),
@@ -241,7 +280,9 @@ mod tests {
         );
         check(
             |d| d["spec"]["strategy"] = json!({"rollingUpdate": {"maxUnavailable": 0, "maxSurge": "0%"}}),
-            &["spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0"],
+            &[
+                "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0",
+            ],
         );
         check(
             |d| d["spec"]["replicas"] = json!(-1),
@@ -249,7 +290,9 @@ mod tests {
         );
         check(
             |d| d["spec"]["strategy"] = json!({"type": "Fast"}),
-            &["spec.strategy: Unsupported value: {\"Type\":\"Fast\",\"RollingUpdate\":null}: supported values: \"Recreate\", \"RollingUpdate\""],
+            &[
+                "spec.strategy: Unsupported value: {\"Type\":\"Fast\",\"RollingUpdate\":null}: supported values: \"Recreate\", \"RollingUpdate\"",
+            ],
         );
     }
 

@@ -7,7 +7,9 @@ use crate::pod_spec::defaults::fill;
 use crate::pod_spec::{default_claim_spec, default_pod_template, validate_pod_template};
 use crate::strategy::{semantic_eq, spec_and_status, status_access};
 use crate::support::{age, column, wide};
-use k8s_openapi::api::apps::v1::{RollingUpdateStatefulSetStrategy, StatefulSet, StatefulSetSpec, StatefulSetStatus};
+use k8s_openapi::api::apps::v1::{
+    RollingUpdateStatefulSetStrategy, StatefulSet, StatefulSetSpec, StatefulSetStatus,
+};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaimVolumeSource, PodSpec, PodTemplateSpec, Volume};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use meta::validation::{is_dns1123_label, validate_annotations, validate_labels};
@@ -122,11 +124,15 @@ fn validate_spec(spec: &StatefulSetSpec, strictness: Strictness) -> FieldErrors 
     if strictness == Strictness::Create {
         validate_claim_templates(&mut errors, spec, &path);
     }
-    nonnegative(&mut errors, &path, &[
-        ("replicas", i64::from(spec.replicas.unwrap_or(0))),
-        ("minReadySeconds", i64::from(spec.min_ready_seconds.unwrap_or(0))),
-        ("ordinals.start", i64::from(spec.ordinals.as_ref().and_then(|o| o.start).unwrap_or(0))),
-    ]);
+    nonnegative(
+        &mut errors,
+        &path,
+        &[
+            ("replicas", i64::from(spec.replicas.unwrap_or(0))),
+            ("minReadySeconds", i64::from(spec.min_ready_seconds.unwrap_or(0))),
+            ("ordinals.start", i64::from(spec.ordinals.as_ref().and_then(|o| o.start).unwrap_or(0))),
+        ],
+    );
     let service = spec.service_name.as_deref().unwrap_or_default();
     if strictness == Strictness::Create && !service.is_empty() {
         let messages = is_dns1123_label(service).into_iter();
@@ -219,7 +225,9 @@ fn template_to_judge(spec: &StatefulSetSpec) -> Cow<'_, PodTemplateSpec> {
     let pod = template.spec.get_or_insert_default();
     pod.hostname = None;
     pod.subdomain = None;
-    let name_of = |claim: &k8s_openapi::api::core::v1::PersistentVolumeClaim| claim.metadata.name.clone().unwrap_or_default();
+    let name_of = |claim: &k8s_openapi::api::core::v1::PersistentVolumeClaim| {
+        claim.metadata.name.clone().unwrap_or_default()
+    };
     let mut volumes: Vec<Volume> = Vec::new();
     for name in claims.iter().map(name_of) {
         if !volumes.iter().any(|v| v.name == name) {
@@ -274,15 +282,19 @@ fn validate_status(new: &StatefulSet, old: &StatefulSet) -> FieldErrors {
     let s = new.status.as_ref().unwrap_or(&empty);
     let (ready, available) = (s.ready_replicas.unwrap_or(0), s.available_replicas.unwrap_or(0));
     let (current, updated) = (s.current_replicas.unwrap_or(0), s.updated_replicas.unwrap_or(0));
-    nonnegative(&mut errors, &path, &[
-        ("replicas", i64::from(s.replicas)),
-        ("readyReplicas", i64::from(ready)),
-        ("currentReplicas", i64::from(current)),
-        ("updatedReplicas", i64::from(updated)),
-        ("availableReplicas", i64::from(available)),
-        ("observedGeneration", s.observed_generation.unwrap_or(0)),
-        ("collisionCount", i64::from(s.collision_count.unwrap_or(0))),
-    ]);
+    nonnegative(
+        &mut errors,
+        &path,
+        &[
+            ("replicas", i64::from(s.replicas)),
+            ("readyReplicas", i64::from(ready)),
+            ("currentReplicas", i64::from(current)),
+            ("updatedReplicas", i64::from(updated)),
+            ("availableReplicas", i64::from(available)),
+            ("observedGeneration", s.observed_generation.unwrap_or(0)),
+            ("collisionCount", i64::from(s.collision_count.unwrap_or(0))),
+        ],
+    );
     let counts = [
         ("readyReplicas", ready),
         ("currentReplicas", current),
@@ -325,8 +337,14 @@ mod tests {
         assert_eq!(lines(&validate(&good)), [""; 0]);
         let spec = serde_json::to_value(&good.spec).expect("JSON");
         assert_eq!(spec["podManagementPolicy"], "OrderedReady");
-        assert_eq!(spec["updateStrategy"], json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}));
-        assert_eq!(spec["persistentVolumeClaimRetentionPolicy"], json!({"whenDeleted": "Retain", "whenScaled": "Retain"}));
+        assert_eq!(
+            spec["updateStrategy"],
+            json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}})
+        );
+        assert_eq!(
+            spec["persistentVolumeClaimRetentionPolicy"],
+            json!({"whenDeleted": "Retain", "whenScaled": "Retain"})
+        );
         assert_eq!(spec["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"], "1Gi");
     }
 

@@ -6,13 +6,16 @@ use super::pod_update::{
     validate_update,
 };
 use crate::kind::{
-    Connect, Kind, NameRule, Names, PartAccess, Scope, Selectable, StatusAccess, Strategy, Subresource, Validate,
+    Connect, Kind, NameRule, Names, PartAccess, Scope, Selectable, StatusAccess, Strategy, Subresource,
+    Validate,
 };
 use crate::object::Registered;
 use crate::pod_spec::default_pod;
 use crate::strategy::{carry_generation, reset_meta_for_status, semantic_eq, spec_and_status};
 use crate::support::text;
-use k8s_openapi::api::core::v1::{Affinity, Container, Pod, PodAffinityTerm, PodCondition, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{
+    Affinity, Container, Pod, PodAffinityTerm, PodCondition, PodSpec, PodStatus,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use meta::GroupVersionKind;
 use meta::pod::compute_qos_class;
@@ -25,7 +28,11 @@ const PROXY: &[&str] = &["create", "delete", "get", "patch", "update"];
 /// Least grace of a deletion that asks for a negative one, in seconds.
 const MIN_GRACE_SECONDS: i64 = 1;
 
-const fn connect(name: &'static str, kind: GroupVersionKind, verbs: &'static [&'static str]) -> Subresource<Pod> {
+const fn connect(
+    name: &'static str,
+    kind: GroupVersionKind,
+    verbs: &'static [&'static str],
+) -> Subresource<Pod> {
     Subresource::Connect(Connect { name, gvk: kind, verbs })
 }
 
@@ -69,14 +76,20 @@ const SELECTABLE: &[Selectable<Pod>] = &[
     Selectable { path: "spec.nodeName", value: |p| spec_text(p, |s| s.node_name.as_ref()) },
     Selectable { path: "spec.restartPolicy", value: |p| spec_text(p, |s| s.restart_policy.as_ref()) },
     Selectable { path: "spec.schedulerName", value: |p| spec_text(p, |s| s.scheduler_name.as_ref()) },
-    Selectable { path: "spec.serviceAccountName", value: |p| spec_text(p, |s| s.service_account_name.as_ref()) },
+    Selectable {
+        path: "spec.serviceAccountName",
+        value: |p| spec_text(p, |s| s.service_account_name.as_ref()),
+    },
     Selectable {
         path: "spec.hostNetwork",
         value: |p| p.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false).to_string(),
     },
     Selectable { path: "status.phase", value: |p| status_text(p, |s| s.phase.as_ref()) },
     Selectable { path: "status.podIP", value: pod_ip },
-    Selectable { path: "status.nominatedNodeName", value: |p| status_text(p, |s| s.nominated_node_name.as_ref()) },
+    Selectable {
+        path: "status.nominatedNodeName",
+        value: |p| status_text(p, |s| s.nominated_node_name.as_ref()),
+    },
 ];
 
 pub static POD: Registered<Pod> = Registered::new(Kind {
@@ -247,14 +260,14 @@ fn resized(asked: &[Container], stored: &[Container]) -> Vec<Container> {
 fn grace_seconds(pod: &Pod, requested: Option<i64>) -> i64 {
     let spec = pod.spec.as_ref();
     let scheduled = spec.is_some_and(|s| !text(s.node_name.as_ref()).is_empty());
-    let finished = pod.status.as_ref().is_some_and(|s| matches!(text(s.phase.as_ref()), "Succeeded" | "Failed"));
+    let finished =
+        pod.status.as_ref().is_some_and(|s| matches!(text(s.phase.as_ref()), "Succeeded" | "Failed"));
     if !scheduled || finished {
         return 0;
     }
     let seconds = requested.or(spec.and_then(|s| s.termination_grace_period_seconds)).unwrap_or(0);
     if seconds < 0 { MIN_GRACE_SECONDS } else { seconds }
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -281,7 +294,10 @@ mod tests {
             "status": {"phase": "Running"},
         }));
         prepare_create(&mut p);
-        assert_eq!(serde_json::to_value(&p.status).expect("JSON"), json!({"phase": "Pending", "qosClass": "Guaranteed"}));
+        assert_eq!(
+            serde_json::to_value(&p.status).expect("JSON"),
+            json!({"phase": "Pending", "qosClass": "Guaranteed"})
+        );
         assert_eq!(p.metadata.generation, Some(1));
         let spec = serde_json::to_value(&p.spec).expect("JSON");
         assert_eq!(
@@ -316,12 +332,18 @@ mod tests {
 
     #[test]
     fn a_status_write_keeps_the_spec_and_the_qos_class() {
-        let mut old = pod(json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}));
+        let mut old =
+            pod(json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}));
         prepare_create(&mut old);
-        let mut new = pod(json!({"metadata": {"name": "a"}, "spec": {"nodeName": "x", "containers": []}, "status": {"phase": "Running"}}));
+        let mut new = pod(
+            json!({"metadata": {"name": "a"}, "spec": {"nodeName": "x", "containers": []}, "status": {"phase": "Running"}}),
+        );
         prepare_status(&mut new, &old);
         assert_eq!(new.spec, old.spec);
         let status = new.status.expect("a status");
-        assert_eq!((status.phase.as_deref(), status.qos_class.as_deref()), (Some("Running"), Some("BestEffort")));
+        assert_eq!(
+            (status.phase.as_deref(), status.qos_class.as_deref()),
+            (Some("Running"), Some("BestEffort"))
+        );
     }
 }

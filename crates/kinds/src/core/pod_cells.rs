@@ -16,24 +16,44 @@ pub(super) const COLUMNS: &[Column<Pod>] = &[
         Cell::str(format!("{}/{}", s.ready, s.total))
     }),
     column("Status", "The aggregate status of the containers in this pod.", |p| Cell::str(summary(p).reason)),
-    column("Restarts", "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted.", |p| {
-        let s = summary(p);
-        Cell::CountSince(s.restarts, s.last_restart.filter(|_| s.restarts != 0))
-    }),
+    column(
+        "Restarts",
+        "The number of times the containers in this pod have been restarted and when the last container in this pod has restarted.",
+        |p| {
+            let s = summary(p);
+            Cell::CountSince(s.restarts, s.last_restart.filter(|_| s.restarts != 0))
+        },
+    ),
     age(),
-    wide("IP", "podIP address allocated to the pod. Routable at least within the cluster. Empty if not yet allocated.", |p| {
-        let ips = status(p).and_then(|s| s.pod_ips.as_deref()).unwrap_or_default();
-        Cell::str(or(ips.first().map_or("", |ip| &ip.ip), "<none>"))
-    }),
-    wide("Node", "NodeName indicates in which node this pod is scheduled. If empty, this pod is a candidate for scheduling by the scheduler defined in schedulerName. Once this field is set, the kubelet for this node becomes responsible for the lifecycle of this pod. This field should not be used to express a desire for the pod to be scheduled on a specific node. https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#nodename", |p| {
-        let node = p.spec.as_ref().and_then(|s| s.node_name.as_deref());
-        Cell::str(or(node.unwrap_or_default(), "<none>"))
-    }),
-    wide("Nominated Node", "nominatedNodeName is set only when this pod preempts other pods on the node, but it cannot be scheduled right away as preemption victims receive their graceful termination periods. This field does not guarantee that the pod will be scheduled on this node. Scheduler may decide to place the pod elsewhere if other nodes become available sooner. Scheduler may also decide to give the resources on this node to a higher priority pod that is created after preemption. As a result, this field may be different than PodSpec.nodeName when the pod is scheduled.", |p| {
-        let node = status(p).and_then(|s| s.nominated_node_name.as_deref());
-        Cell::str(or(node.unwrap_or_default(), "<none>"))
-    }),
-    wide("Readiness Gates", "If specified, all readiness gates will be evaluated for pod readiness. A pod is ready when all its containers are ready AND all conditions specified in the readiness gates have status equal to \"True\" More info: https://git.k8s.io/enhancements/keps/sig-network/580-pod-readiness-gates", |p| Cell::str(readiness_gates(p))),
+    wide(
+        "IP",
+        "podIP address allocated to the pod. Routable at least within the cluster. Empty if not yet allocated.",
+        |p| {
+            let ips = status(p).and_then(|s| s.pod_ips.as_deref()).unwrap_or_default();
+            Cell::str(or(ips.first().map_or("", |ip| &ip.ip), "<none>"))
+        },
+    ),
+    wide(
+        "Node",
+        "NodeName indicates in which node this pod is scheduled. If empty, this pod is a candidate for scheduling by the scheduler defined in schedulerName. Once this field is set, the kubelet for this node becomes responsible for the lifecycle of this pod. This field should not be used to express a desire for the pod to be scheduled on a specific node. https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/#nodename",
+        |p| {
+            let node = p.spec.as_ref().and_then(|s| s.node_name.as_deref());
+            Cell::str(or(node.unwrap_or_default(), "<none>"))
+        },
+    ),
+    wide(
+        "Nominated Node",
+        "nominatedNodeName is set only when this pod preempts other pods on the node, but it cannot be scheduled right away as preemption victims receive their graceful termination periods. This field does not guarantee that the pod will be scheduled on this node. Scheduler may decide to place the pod elsewhere if other nodes become available sooner. Scheduler may also decide to give the resources on this node to a higher priority pod that is created after preemption. As a result, this field may be different than PodSpec.nodeName when the pod is scheduled.",
+        |p| {
+            let node = status(p).and_then(|s| s.nominated_node_name.as_deref());
+            Cell::str(or(node.unwrap_or_default(), "<none>"))
+        },
+    ),
+    wide(
+        "Readiness Gates",
+        "If specified, all readiness gates will be evaluated for pod readiness. A pod is ready when all its containers are ready AND all conditions specified in the readiness gates have status equal to \"True\" More info: https://git.k8s.io/enhancements/keps/sig-network/580-pod-readiness-gates",
+        |p| Cell::str(readiness_gates(p)),
+    ),
 ];
 
 fn status(pod: &Pod) -> Option<&PodStatus> {
@@ -87,9 +107,14 @@ fn summary(pod: &Pod) -> Summary {
     let spec = pod.spec.as_ref().unwrap_or(&no_spec);
     let phase = status.phase.as_deref().unwrap_or_default();
     let pod_reason = status.reason.as_deref().unwrap_or_default();
-    let mut s = Summary { total: spec.containers.len(), reason: or(pod_reason, phase).to_owned(), ..Default::default() };
+    let mut s = Summary {
+        total: spec.containers.len(),
+        reason: or(pod_reason, phase).to_owned(),
+        ..Default::default()
+    };
     let conditions = status.conditions.as_deref().unwrap_or_default();
-    if conditions.iter().any(|c| c.type_ == "PodScheduled" && c.reason.as_deref() == Some("SchedulingGated")) {
+    if conditions.iter().any(|c| c.type_ == "PodScheduled" && c.reason.as_deref() == Some("SchedulingGated"))
+    {
         s.reason = "SchedulingGated".to_owned();
     }
     let init = spec.init_containers.as_deref().unwrap_or_default();
@@ -180,7 +205,10 @@ mod tests {
     fn check(pod: Value, ready: &str, reason: &str, restarts: i64) {
         let pod: Pod = serde_json::from_value(pod).expect("a pod");
         let s = summary(&pod);
-        assert_eq!((format!("{}/{}", s.ready, s.total).as_str(), s.reason.as_str(), s.restarts), (ready, reason, restarts));
+        assert_eq!(
+            (format!("{}/{}", s.ready, s.total).as_str(), s.reason.as_str(), s.restarts),
+            (ready, reason, restarts)
+        );
     }
 
     fn container(name: &str, state: Value, ready: bool) -> Value {
@@ -211,9 +239,7 @@ mod tests {
     #[test]
     fn init_containers_come_first() {
         let spec = json!({"containers": [{"name": "a"}], "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}]});
-        let pod = |state: Value| {
-            json!({"spec": spec, "status": {"phase": "Pending", "initContainerStatuses": [container("i", state, false)]}})
-        };
+        let pod = |state: Value| json!({"spec": spec, "status": {"phase": "Pending", "initContainerStatuses": [container("i", state, false)]}});
         check(pod(json!({"running": {}})), "0/2", "Init:0/2", 1);
         check(pod(json!({"waiting": {"reason": "ImagePullBackOff"}})), "0/2", "Init:ImagePullBackOff", 1);
         check(pod(json!({"terminated": {"exitCode": 3}})), "0/2", "Init:ExitCode:3", 1);

@@ -10,7 +10,9 @@ use k8s_openapi::api::core::v1::{PodSpec, PodTemplate};
 use meta::{FieldErrors, GroupVersionKind, Path};
 
 const COLUMNS: &[Column<PodTemplate>] = &[
-    column("Containers", "Names of each container in the template.", |t| Cell::str(container_names(pod_spec(t)))),
+    column("Containers", "Names of each container in the template.", |t| {
+        Cell::str(container_names(pod_spec(t)))
+    }),
     column("Images", "Images referenced by each container in the template.", |t| {
         Cell::str(container_images(pod_spec(t)))
     }),

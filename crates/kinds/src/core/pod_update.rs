@@ -1,12 +1,14 @@
 //! What may change in a pod through each of its paths (upstream's `ValidatePod*Update`).
 
 use super::spec_diff::unified_diff;
-use crate::pod_spec::validate::{validate_pod_annotations, validate_pod_only, validate_pod_spec_of};
+use crate::pod_spec::validate::{
+    validate_pod_annotations, validate_pod_only, validate_pod_spec_of, validate_profiles_match,
+};
 use crate::strategy::semantic_eq;
 use crate::support::{check_ip, parse_ip_sloppy, text};
 use k8s_openapi::api::core::v1::{
-    Container, ContainerStatus, NodeAffinity, NodeSelectorTerm, Pod, PodSpec, PodStatus, ResourceRequirements,
-    Toleration,
+    Container, ContainerStatus, NodeAffinity, NodeSelectorTerm, Pod, PodSpec, PodStatus,
+    ResourceRequirements, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use meta::pod::{compute_qos_class, is_sidecar, qos_class};
@@ -53,6 +55,7 @@ pub(super) fn validate_pod_create(pod: &Pod) -> FieldErrors {
         let why = "cannot be set until all schedulingGates have been cleared";
         errors.push(FieldError::forbidden(&path.child("nodeName"), why));
     }
+    validate_profiles_match(&mut errors, &pod.metadata, spec, &path);
     errors
 }
 
@@ -85,7 +88,10 @@ pub(super) fn validate_update(new: &Pod, old: &Pod) -> FieldErrors {
     ];
     for (name, after, before) in lists {
         if after.len() != before.len() {
-            errors.push(FieldError::forbidden(&path.child(name), "pod updates may not add or remove containers"));
+            errors.push(FieldError::forbidden(
+                &path.child(name),
+                "pod updates may not add or remove containers",
+            ));
             return errors;
         }
         for (i, container) in after.iter().enumerate() {
@@ -95,7 +101,11 @@ pub(super) fn validate_update(new: &Pod, old: &Pod) -> FieldErrors {
                 errors.push(FieldError::required(&at(), ""));
             }
             if image.trim().len() != image.len() {
-                errors.push(FieldError::invalid(&at(), image, "must not have leading or trailing whitespace"));
+                errors.push(FieldError::invalid(
+                    &at(),
+                    image,
+                    "must not have leading or trailing whitespace",
+                ));
             }
         }
     }
@@ -149,18 +159,26 @@ fn validate_gates_only_removed(errors: &mut FieldErrors, after: &PodSpec, before
 }
 
 /// The new spec with every field that may change as it was before.
-fn with_changeable_taken_back(errors: &mut FieldErrors, after: &PodSpec, before: &PodSpec, path: &Path) -> PodSpec {
+fn with_changeable_taken_back(
+    errors: &mut FieldErrors,
+    after: &PodSpec,
+    before: &PodSpec,
+    path: &Path,
+) -> PodSpec {
     let mut masked = after.clone();
     for (new, old) in masked.containers.iter_mut().zip(&before.containers) {
         new.image.clone_from(&old.image);
     }
-    for (new, old) in masked.init_containers.iter_mut().flatten().zip(before.init_containers.iter().flatten()) {
+    for (new, old) in masked.init_containers.iter_mut().flatten().zip(before.init_containers.iter().flatten())
+    {
         new.image.clone_from(&old.image);
     }
     masked.active_deadline_seconds = before.active_deadline_seconds;
     masked.scheduling_gates.clone_from(&before.scheduling_gates);
     masked.tolerations.clone_from(&before.tolerations);
-    if before.termination_grace_period_seconds.is_some_and(|s| s < 0) && masked.termination_grace_period_seconds == Some(1) {
+    if before.termination_grace_period_seconds.is_some_and(|s| s < 0)
+        && masked.termination_grace_period_seconds == Some(1)
+    {
         masked.termination_grace_period_seconds = before.termination_grace_period_seconds;
     }
     if before.scheduling_gates.as_ref().is_some_and(|g| !g.is_empty()) {
@@ -186,7 +204,10 @@ fn take_back_gated(errors: &mut FieldErrors, masked: &mut PodSpec, before: &PodS
     validate_node_affinity_grows(errors, new, old, &path.child("affinity").child("nodeAffinity"));
     let old = old.cloned();
     match &mut masked.affinity {
-        None => masked.affinity = Some(k8s_openapi::api::core::v1::Affinity { node_affinity: old, ..Default::default() }),
+        None => {
+            masked.affinity =
+                Some(k8s_openapi::api::core::v1::Affinity { node_affinity: old, ..Default::default() })
+        }
         Some(a) if before.affinity.is_none() && a.pod_affinity.is_none() && a.pod_anti_affinity.is_none() => {
             masked.affinity = None;
         }
@@ -194,7 +215,12 @@ fn take_back_gated(errors: &mut FieldErrors, masked: &mut PodSpec, before: &PodS
     }
 }
 
-fn validate_node_affinity_grows(errors: &mut FieldErrors, new: Option<&NodeAffinity>, old: Option<&NodeAffinity>, path: &Path) {
+fn validate_node_affinity_grows(
+    errors: &mut FieldErrors,
+    new: Option<&NodeAffinity>,
+    old: Option<&NodeAffinity>,
+    path: &Path,
+) {
     let terms = |a: Option<&NodeAffinity>| -> Vec<NodeSelectorTerm> {
         let required = a.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
         required.map(|r| r.node_selector_terms.clone()).unwrap_or_default()
@@ -208,11 +234,13 @@ fn validate_node_affinity_grows(errors: &mut FieldErrors, new: Option<&NodeAffin
     }
     for (i, (old, new)) in old.iter().zip(&new).enumerate() {
         let grows = |old: &Option<Vec<_>>, new: &Option<Vec<_>>| {
-            let old: &[k8s_openapi::api::core::v1::NodeSelectorRequirement] = old.as_deref().unwrap_or_default();
+            let old: &[k8s_openapi::api::core::v1::NodeSelectorRequirement] =
+                old.as_deref().unwrap_or_default();
             new.as_deref().unwrap_or_default().starts_with(old)
         };
         let is_empty = |t: &NodeSelectorTerm| {
-            t.match_expressions.as_ref().is_none_or(Vec::is_empty) && t.match_fields.as_ref().is_none_or(Vec::is_empty)
+            t.match_expressions.as_ref().is_none_or(Vec::is_empty)
+                && t.match_fields.as_ref().is_none_or(Vec::is_empty)
         };
         let ok = grows(&old.match_expressions, &new.match_expressions)
             && grows(&old.match_fields, &new.match_fields)
@@ -230,7 +258,10 @@ fn is_static(pod: &Pod) -> bool {
 
 pub(super) fn validate_ephemeral_containers_update(new: &Pod, old: &Pod) -> FieldErrors {
     if is_static(old) {
-        return vec![FieldError::forbidden(&Path::new(""), "static pods do not support ephemeral containers")];
+        return vec![FieldError::forbidden(
+            &Path::new(""),
+            "static pods do not support ephemeral containers",
+        )];
     }
     let mut errors = validate_pod(new);
     validate_annotation_changes(&mut errors, new, old);
@@ -244,7 +275,8 @@ pub(super) fn validate_ephemeral_containers_update(new: &Pod, old: &Pod) -> Fiel
             }
             Some(after) if !semantic_eq(after, before) => {
                 let diff = unified_diff(before, after);
-                let why = format!("existing ephemeral containers {:?} may not be changed\n{diff}", before.name);
+                let why =
+                    format!("existing ephemeral containers {:?} may not be changed\n{diff}", before.name);
                 errors.push(FieldError::forbidden(&path, why));
             }
             Some(_) => {}
@@ -267,11 +299,20 @@ fn with_old_cpu_and_memory(new: Option<&ApiResources>, old: Option<&ApiResources
     Some(list).filter(|l| !l.is_empty())
 }
 
-fn masked_resources(new: Option<&ResourceRequirements>, old: Option<&ResourceRequirements>) -> ResourceRequirements {
+fn masked_resources(
+    new: Option<&ResourceRequirements>,
+    old: Option<&ResourceRequirements>,
+) -> ResourceRequirements {
     ResourceRequirements {
         claims: None,
-        limits: with_old_cpu_and_memory(new.and_then(|r| r.limits.as_ref()), old.and_then(|r| r.limits.as_ref())),
-        requests: with_old_cpu_and_memory(new.and_then(|r| r.requests.as_ref()), old.and_then(|r| r.requests.as_ref())),
+        limits: with_old_cpu_and_memory(
+            new.and_then(|r| r.limits.as_ref()),
+            old.and_then(|r| r.limits.as_ref()),
+        ),
+        requests: with_old_cpu_and_memory(
+            new.and_then(|r| r.requests.as_ref()),
+            old.and_then(|r| r.requests.as_ref()),
+        ),
     }
 }
 
@@ -286,7 +327,13 @@ fn removed(new: Option<&ApiResources>, old: Option<&ApiResources>) -> bool {
     old.into_iter().flatten().any(|(name, _)| new.is_none_or(|n| !n.contains_key(name)))
 }
 
-fn validate_not_removed(errors: &mut FieldErrors, new: Option<&ResourceRequirements>, old: Option<&ResourceRequirements>, path: &Path, what: &str) {
+fn validate_not_removed(
+    errors: &mut FieldErrors,
+    new: Option<&ResourceRequirements>,
+    old: Option<&ResourceRequirements>,
+    path: &Path,
+    what: &str,
+) {
     let list = |r: Option<&'_ ResourceRequirements>, requests: bool| {
         r.and_then(|r| if requests { r.requests.clone() } else { r.limits.clone() })
     };
@@ -311,7 +358,11 @@ pub(super) fn validate_resize(new: &Pod, old: &Pod) -> FieldErrors {
     let path = Path::new("spec");
     if qos_class(old) != compute_qos_class(after) {
         let why = "Pod QOS Class may not change as a result of resizing";
-        errors.push(FieldError::invalid(&path, text(new.status.as_ref().and_then(|s| s.qos_class.as_ref())), why));
+        errors.push(FieldError::invalid(
+            &path,
+            text(new.status.as_ref().and_then(|s| s.qos_class.as_ref())),
+            why,
+        ));
     }
     let statuses = old.status.as_ref().and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
     let running = statuses.iter().find(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()));
@@ -324,7 +375,9 @@ pub(super) fn validate_resize(new: &Pod, old: &Pod) -> FieldErrors {
     }
     let init = |s: &PodSpec| s.init_containers.clone().unwrap_or_default();
     let (init_after, init_before) = (init(after), init(before));
-    for (i, (new, old)) in init_after.iter().zip(&init_before).enumerate().filter(|(_, (_, old))| is_sidecar(old)) {
+    for (i, (new, old)) in
+        init_after.iter().zip(&init_before).enumerate().filter(|(_, (_, old))| is_sidecar(old))
+    {
         let path = path.child("initContainers").index(i).child("resources");
         validate_not_removed(&mut errors, new.resources.as_ref(), old.resources.as_ref(), &path, "resource");
     }
@@ -333,7 +386,10 @@ pub(super) fn validate_resize(new: &Pod, old: &Pod) -> FieldErrors {
         validate_not_removed(&mut errors, new.resources.as_ref(), old.resources.as_ref(), &path, "resource");
     }
     let changed = |new: &Container, old: &Container| {
-        let masked = Container { resources: Some(masked_resources(new.resources.as_ref(), old.resources.as_ref())), ..new.clone() };
+        let masked = Container {
+            resources: Some(masked_resources(new.resources.as_ref(), old.resources.as_ref())),
+            ..new.clone()
+        };
         let old = Container { resources: Some(normal(old.resources.as_ref())), ..old.clone() };
         !semantic_eq(&masked, &old)
     };
@@ -347,7 +403,10 @@ pub(super) fn validate_resize(new: &Pod, old: &Pod) -> FieldErrors {
             let why = "only cpu and memory resources for init or sidecar containers are mutable";
             errors.push(FieldError::forbidden(&path.child("initContainers").index(i), why));
         } else if !is_sidecar(new) && !semantic_eq(new, old) {
-            errors.push(FieldError::forbidden(&path, "resources for non-sidecar init containers are immutable"));
+            errors.push(FieldError::forbidden(
+                &path,
+                "resources for non-sidecar init containers are immutable",
+            ));
         }
     }
     errors
@@ -360,9 +419,15 @@ fn validate_pod_level_resize(errors: &mut FieldErrors, after: &PodSpec, before: 
         (None, Some(_)) => errors.push(FieldError::forbidden(&at, "pod-level resources cannot be removed")),
         (Some(new), old) => {
             validate_not_removed(errors, Some(new), old.as_ref(), &at, "pod-level resource");
-            let masked = ResourceRequirements { claims: new.claims.clone(), ..masked_resources(Some(new), old.as_ref()) };
+            let masked = ResourceRequirements {
+                claims: new.claims.clone(),
+                ..masked_resources(Some(new), old.as_ref())
+            };
             if !semantic_eq(&masked, &normal(old.as_ref())) {
-                errors.push(FieldError::forbidden(path, "only cpu and memory resources are mutable at pod-level"));
+                errors.push(FieldError::forbidden(
+                    path,
+                    "only cpu and memory resources are mutable at pod-level",
+                ));
             }
         }
     }
@@ -422,8 +487,18 @@ pub(super) fn validate_status_update(new: &Pod, old: &Pod) -> FieldErrors {
     let init = spec.init_containers.as_ref().unwrap_or(&no_containers);
     let lists = [
         ("containerStatuses", &after.container_statuses, &before.container_statuses, Some(&spec.containers)),
-        ("initContainerStatuses", &after.init_container_statuses, &before.init_container_statuses, Some(init)),
-        ("ephemeralContainerStatuses", &after.ephemeral_container_statuses, &before.ephemeral_container_statuses, None),
+        (
+            "initContainerStatuses",
+            &after.init_container_statuses,
+            &before.init_container_statuses,
+            Some(init),
+        ),
+        (
+            "ephemeralContainerStatuses",
+            &after.ephemeral_container_statuses,
+            &before.ephemeral_container_statuses,
+            None,
+        ),
     ];
     for (name, after, before, containers) in lists {
         let (after, before) = (after.as_deref().unwrap_or_default(), before.as_deref().unwrap_or_default());
@@ -442,7 +517,13 @@ pub(super) fn validate_status_update(new: &Pod, old: &Pod) -> FieldErrors {
     errors
 }
 
-fn validate_nominated_node(errors: &mut FieldErrors, after: &PodStatus, before: &PodStatus, spec: &PodSpec, path: &Path) {
+fn validate_nominated_node(
+    errors: &mut FieldErrors,
+    after: &PodStatus,
+    before: &PodStatus,
+    spec: &PodSpec,
+    path: &Path,
+) {
     let name = text(after.nominated_node_name.as_ref());
     if name.is_empty() || name == text(before.nominated_node_name.as_ref()) {
         return;
@@ -455,7 +536,14 @@ fn validate_nominated_node(errors: &mut FieldErrors, after: &PodStatus, before: 
 
 /// A container that has ended for good may not come back to life. `containers`: those of the spec, or None for
 /// ephemeral ones, which never restart.
-fn validate_transitions(errors: &mut FieldErrors, after: &[ContainerStatus], before: &[ContainerStatus], spec: &PodSpec, containers: Option<&Vec<Container>>, path: &Path) {
+fn validate_transitions(
+    errors: &mut FieldErrors,
+    after: &[ContainerStatus],
+    before: &[ContainerStatus],
+    spec: &PodSpec,
+    containers: Option<&Vec<Container>>,
+    path: &Path,
+) {
     if containers.is_some() && all_containers_could_restart(spec) {
         return;
     }
@@ -472,7 +560,8 @@ fn validate_transitions(errors: &mut FieldErrors, after: &[ContainerStatus], bef
 }
 
 fn all_containers_could_restart(spec: &PodSpec) -> bool {
-    let rules = |c: &Container| c.restart_policy_rules.iter().flatten().any(|r| r.action == "RestartAllContainers");
+    let rules =
+        |c: &Container| c.restart_policy_rules.iter().flatten().any(|r| r.action == "RestartAllContainers");
     spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(rules)
 }
 
@@ -495,7 +584,13 @@ fn should_restart(container: &Container, spec: &PodSpec, code: i32) -> bool {
     }
 }
 
-fn validate_ips<T: serde::Serialize>(errors: &mut FieldErrors, ips: &[String], stored: &[String], shown: Json<'_, T>, path: &Path) {
+fn validate_ips<T: serde::Serialize>(
+    errors: &mut FieldErrors,
+    ips: &[String],
+    stored: &[String],
+    shown: Json<'_, T>,
+    path: &Path,
+) {
     for (i, ip) in ips.iter().enumerate() {
         errors.extend(check_ip(&path.index(i), ip, stored));
     }
@@ -536,7 +631,10 @@ mod tests {
         check(|p| p["spec"]["tolerations"] = json!([{"operator": "Exists"}]), &[]);
         check(
             |p| p["spec"]["containers"] = json!([]),
-            &["spec.containers: Required value", "spec.containers: Forbidden: pod updates may not add or remove containers"],
+            &[
+                "spec.containers: Required value",
+                "spec.containers: Forbidden: pod updates may not add or remove containers",
+            ],
         );
     }
 
@@ -545,7 +643,9 @@ mod tests {
         let old = pod(|_| ());
         let got = lines(&validate_update(&pod(|p| p["spec"]["nodeName"] = json!("m")), &old));
         let [one] = got.as_slice() else { panic!("one error: {got:?}") };
-        assert!(one.starts_with(&format!("spec: Forbidden: pod updates may not change fields other than {CHANGEABLE}\n@@ ")));
+        assert!(one.starts_with(&format!(
+            "spec: Forbidden: pod updates may not change fields other than {CHANGEABLE}\n@@ "
+        )));
         assert!(one.contains("\n- \"nodeName\": \"n\",\n+ \"nodeName\": \"m\",\n"), "{one}");
     }
 
@@ -561,7 +661,10 @@ mod tests {
             &["spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed"],
         );
         check(
-            |p| p["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "1", "ephemeral-storage": "1"}}),
+            |p| {
+                p["spec"]["containers"][0]["resources"] =
+                    json!({"requests": {"cpu": "1", "ephemeral-storage": "1"}})
+            },
             &["spec: Forbidden: only cpu and memory resources are mutable"],
         );
     }
@@ -570,12 +673,18 @@ mod tests {
     fn what_ended_for_good_stays_ended() {
         let status = |state: Value| json!({"qosClass": "Burstable", "containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]});
         let check = |policy: &str, code: i32, expect: &[&str]| {
-            let with = |state: Value| pod(|p| { p["spec"]["restartPolicy"] = json!(policy); p["status"] = status(state); });
+            let with = |state: Value| {
+                pod(|p| {
+                    p["spec"]["restartPolicy"] = json!(policy);
+                    p["status"] = status(state);
+                })
+            };
             let old = with(json!({"terminated": {"exitCode": code}}));
             let new = with(json!({"running": {}}));
             assert_eq!(lines(&validate_status_update(&new, &old)), expect);
         };
-        let refused = ["status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"];
+        let refused =
+            ["status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"];
         check("Always", 0, &[]);
         check("OnFailure", 1, &[]);
         check("OnFailure", 0, &refused);

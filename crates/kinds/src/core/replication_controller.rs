@@ -1,7 +1,9 @@
 //! v1 ReplicationController, the ReplicaSet's predecessor.
 
 use crate::apps::{container_images, container_names};
-use crate::kind::{Cell, Column, Kind, NameRule, Names, ScaleAccess, Scope, Selectable, Subresource, Validate};
+use crate::kind::{
+    Cell, Column, Kind, NameRule, Names, ScaleAccess, Scope, Selectable, Subresource, Validate,
+};
 use crate::object::Registered;
 use crate::pod_spec::{default_pod_template, validate_pod_template_for_controller};
 use crate::strategy::{spec_and_status, status_access};
@@ -23,17 +25,33 @@ const SELECTABLE: &[Selectable<ReplicationController>] =
     &[Selectable { path: "status.replicas", value: |r| current(r).to_string() }];
 
 const COLUMNS: &[Column<ReplicationController>] = &[
-    typed_column("Desired", "integer", "Replicas is the number of desired replicas. This is a pointer to distinguish between explicit zero and unspecified. Defaults to 1. More info: https://kubernetes.io/docs/concepts/workloads/controllers/replicationcontroller#what-is-a-replicationcontroller", |r| Cell::int(desired(r))),
-    typed_column("Current", "integer", "Replicas is the most recently observed number of replicas. More info: https://kubernetes.io/docs/concepts/workloads/controllers/replicationcontroller#what-is-a-replicationcontroller", |r| Cell::int(current(r))),
+    typed_column(
+        "Desired",
+        "integer",
+        "Replicas is the number of desired replicas. This is a pointer to distinguish between explicit zero and unspecified. Defaults to 1. More info: https://kubernetes.io/docs/concepts/workloads/controllers/replicationcontroller#what-is-a-replicationcontroller",
+        |r| Cell::int(desired(r)),
+    ),
+    typed_column(
+        "Current",
+        "integer",
+        "Replicas is the most recently observed number of replicas. More info: https://kubernetes.io/docs/concepts/workloads/controllers/replicationcontroller#what-is-a-replicationcontroller",
+        |r| Cell::int(current(r)),
+    ),
     typed_column("Ready", "integer", "The number of ready replicas for this replication controller.", |r| {
         Cell::int(r.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0))
     }),
     age(),
-    wide("Containers", "Names of each container in the template.", |r| Cell::str(container_names(pod_spec(r)))),
-    wide("Images", "Images referenced by each container in the template.", |r| Cell::str(container_images(pod_spec(r)))),
-    wide("Selector", "Selector is a label query over pods that should match the Replicas count. If Selector is empty, it is defaulted to the labels present on the Pod template. Label keys and values that must match in order to be controlled by this replication controller, if empty defaulted to labels on Pod template. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors", |r| {
-        Cell::str(format_labels(r.spec.as_ref().and_then(|s| s.selector.as_ref()).into_iter().flatten()))
+    wide("Containers", "Names of each container in the template.", |r| {
+        Cell::str(container_names(pod_spec(r)))
     }),
+    wide("Images", "Images referenced by each container in the template.", |r| {
+        Cell::str(container_images(pod_spec(r)))
+    }),
+    wide(
+        "Selector",
+        "Selector is a label query over pods that should match the Replicas count. If Selector is empty, it is defaulted to the labels present on the Pod template. Label keys and values that must match in order to be controlled by this replication controller, if empty defaulted to labels on Pod template. More info: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#label-selectors",
+        |r| Cell::str(format_labels(r.spec.as_ref().and_then(|s| s.selector.as_ref()).into_iter().flatten())),
+    ),
 ];
 
 pub static REPLICATION_CONTROLLER: Registered<ReplicationController> = Registered::new(Kind {
@@ -120,7 +138,8 @@ fn validate_status(new: &ReplicationController, _: &ReplicationController) -> Fi
     let s = new.status.as_ref().unwrap_or(&empty);
     let labeled = s.fully_labeled_replicas.unwrap_or(0);
     let (ready, available) = (s.ready_replicas.unwrap_or(0), s.available_replicas.unwrap_or(0));
-    let counts = [("fullyLabeledReplicas", labeled), ("readyReplicas", ready), ("availableReplicas", available)];
+    let counts =
+        [("fullyLabeledReplicas", labeled), ("readyReplicas", ready), ("availableReplicas", available)];
     nonnegative(&mut errors, &path, "replicas", s.replicas);
     for (name, value) in counts {
         nonnegative(&mut errors, &path, name, value);

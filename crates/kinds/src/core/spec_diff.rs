@@ -67,7 +67,8 @@ fn edit_script(a: &[&str], b: &[&str]) -> Vec<Edit> {
             edits.push(Edit::Keep);
             i += 1;
             j += 1;
-        } else if j >= b.len() || (i < a.len() && lengths[(i + 1) * width + j] >= lengths[i * width + j + 1]) {
+        } else if j >= b.len() || (i < a.len() && lengths[(i + 1) * width + j] >= lengths[i * width + j + 1])
+        {
             edits.push(Edit::Remove);
             i += 1;
         } else {
@@ -81,7 +82,8 @@ fn edit_script(a: &[&str], b: &[&str]) -> Vec<Edit> {
 
 fn hunk(out: &mut String, edits: &[Edit], range: std::ops::Range<usize>, a: &[&str], b: &[&str]) {
     let count = |part: &[Edit], not: Edit| part.iter().filter(|e| **e != not).count();
-    let (mut i, mut j) = (count(&edits[..range.start], Edit::Insert), count(&edits[..range.start], Edit::Remove));
+    let (mut i, mut j) =
+        (count(&edits[..range.start], Edit::Insert), count(&edits[..range.start], Edit::Remove));
     let part = &edits[range];
     let (old, new) = (count(part, Edit::Insert), count(part, Edit::Remove));
     let span = |start: usize, lines: usize| match lines {

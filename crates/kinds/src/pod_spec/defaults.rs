@@ -3,9 +3,9 @@
 
 use super::volumes::source_count;
 use k8s_openapi::api::core::v1::{
-    Container, DownwardAPIVolumeFile, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle, ObjectFieldSelector,
-    PersistentVolumeClaimSpec, Pod, PodSpec, PodTemplateSpec, Probe, ResourceFieldSelector, ResourceRequirements,
-    Volume,
+    Container, DownwardAPIVolumeFile, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle,
+    ObjectFieldSelector, PersistentVolumeClaimSpec, Pod, PodSpec, PodTemplateSpec, Probe,
+    ResourceFieldSelector, ResourceRequirements, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use meta::Quantity;
@@ -281,7 +281,8 @@ pub(crate) fn default_pull_policy(image: &str) -> &'static str {
     let (repository, tag) = last.split_once(':').map_or((last, None), |(r, t)| (r, Some(t)));
     // Not an image reference: upstream finds no tag in it.
     let domain_may_be_upper = path.split('/').skip(1).chain([repository]);
-    let readable = !repository.is_empty() && !domain_may_be_upper.into_iter().any(|p| p.bytes().any(|b| b.is_ascii_uppercase()));
+    let readable = !repository.is_empty()
+        && !domain_may_be_upper.into_iter().any(|p| p.bytes().any(|b| b.is_ascii_uppercase()));
     let latest = match (tag, digest) {
         (Some(tag), _) => tag == "latest",
         (None, Some(_)) => false,

@@ -1,0 +1,315 @@
+//! Requests, limits and resource claims.
+
+use super::validate::Context;
+use super::{refuse_each, required};
+use k8s_openapi::api::core::v1::{PodResourceClaim, PodSpec, ResourceClaim, ResourceRequirements};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use meta::pod::{container_limits, container_requests, is_pod_level_resource};
+use meta::validation::{is_dns1123_label, is_dns1123_subdomain, is_qualified_name};
+use meta::{FieldError, FieldErrors, Json, Path, Quantity};
+use std::collections::BTreeMap;
+
+const MIRROR_POD: &str = "kubernetes.io/config.mirror";
+const HUGE_PAGES: &str = "hugepages-";
+/// What quotas and limit ranges also know.
+const STANDARD: &[&str] = &[
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "requests.cpu",
+    "requests.memory",
+    "requests.ephemeral-storage",
+    "limits.cpu",
+    "limits.memory",
+    "limits.ephemeral-storage",
+    "pods",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "configmaps",
+    "persistentvolumeclaims",
+    "storage",
+    "requests.storage",
+    "services.nodeports",
+    "services.loadbalancers",
+];
+const COUNTED: &[&str] = &[
+    "pods",
+    "resourcequotas",
+    "services",
+    "replicationcontrollers",
+    "secrets",
+    "configmaps",
+    "persistentvolumeclaims",
+    "services.nodeports",
+    "services.loadbalancers",
+];
+
+/// In the kubernetes.io domain, said or not.
+fn is_native(name: &str) -> bool {
+    !name.contains('/') || name.contains("kubernetes.io/")
+}
+
+fn is_extended(name: &str) -> bool {
+    !is_native(name)
+        && !name.starts_with("requests.")
+        && is_qualified_name(&format!("requests.{name}")).is_empty()
+}
+
+/// Whether requests may be below limits.
+fn overcommits(name: &str) -> bool {
+    is_native(name) && !name.starts_with(HUGE_PAGES)
+}
+
+type Amounts = BTreeMap<String, ApiQuantity>;
+/// Refuses the name of a resource at a path.
+type NameRule = fn(&mut FieldErrors, &str, &dyn Fn() -> Path);
+
+fn resource_name(errors: &mut FieldErrors, name: &str, at: &dyn Fn() -> Path) -> bool {
+    let messages = is_qualified_name(name);
+    let ok = messages.is_empty();
+    refuse_each(errors, at, name, messages);
+    if !ok {
+        return false;
+    }
+    let standard =
+        STANDARD.contains(&name) || name.starts_with(HUGE_PAGES) || name.starts_with("requests.hugepages-");
+    if !name.contains('/') && !standard {
+        errors.push(FieldError::invalid(&at(), name, "must be a standard resource type or fully qualified"));
+        return false;
+    }
+    true
+}
+
+fn container_resource_name(errors: &mut FieldErrors, name: &str, at: &dyn Fn() -> Path) {
+    if matches!(name, "cpu" | "memory" | "ephemeral-storage") {
+        return;
+    }
+    resource_name(errors, name, at);
+    if !name.contains('/') {
+        if !name.starts_with(HUGE_PAGES) {
+            errors.push(FieldError::invalid(&at(), name, "must be a standard resource for containers"));
+        }
+    } else if !is_native(name) && !is_extended(name) {
+        errors.push(FieldError::invalid(&at(), name, "doesn't follow extended resource name standard"));
+    }
+}
+
+fn pod_resource_name(errors: &mut FieldErrors, name: &str, at: &dyn Fn() -> Path) {
+    if resource_name(errors, name, at) && !is_pod_level_resource(name) {
+        errors.push(FieldError::not_supported(&at(), name, &["cpu", HUGE_PAGES, "memory"]));
+    }
+}
+
+/// The amount, if it is one that the resource can have.
+fn amount(
+    errors: &mut FieldErrors,
+    name: &str,
+    quantity: &ApiQuantity,
+    at: &dyn Fn() -> Path,
+) -> Option<Quantity> {
+    let amount = match Quantity::parse(&quantity.0) {
+        Ok(amount) => amount,
+        Err(why) => {
+            errors.push(FieldError::invalid(&at(), &quantity.0, why.to_string()));
+            return None;
+        }
+    };
+    if amount.is_negative() {
+        errors.push(FieldError::invalid(&at(), &quantity.0, "must be greater than or equal to 0"));
+    }
+    let whole = COUNTED.contains(&name) || (name.contains('/') && is_extended(name));
+    if whole && amount.milli_value() % 1000 != 0 {
+        errors.push(FieldError::invalid(&at(), &quantity.0, "must be an integer"));
+    }
+    if let Some(size) = name.strip_prefix(HUGE_PAGES) {
+        let page = Quantity::parse(size).ok().filter(|p| !p.is_zero() && !p.is_negative() && p.is_whole());
+        if page.is_none_or(|p| amount.value() % p.value() != 0) {
+            let why = format!("{} is not positive integer multiple of {name}", quantity.0);
+            errors.push(FieldError::invalid(&at(), &quantity.0, why));
+        }
+    }
+    Some(amount)
+}
+
+pub(super) fn validate_overhead(errors: &mut FieldErrors, overhead: &Amounts, path: &Path) {
+    for (name, quantity) in overhead {
+        let at = || path.child("limits").key(name);
+        container_resource_name(errors, name, &at);
+        amount(errors, name, quantity, &at);
+    }
+}
+
+pub(super) fn validate_container_resources(
+    errors: &mut FieldErrors,
+    resources: &ResourceRequirements,
+    context: &Context<'_>,
+    path: &Path,
+) {
+    let at = || path.child("resources");
+    validate_requirements(errors, resources, container_resource_name, &at);
+    if let Some(claims) = &resources.claims {
+        validate_claim_names(errors, claims, &context.claims, &at().child("claims"));
+    }
+}
+
+fn validate_requirements(
+    errors: &mut FieldErrors,
+    resources: &ResourceRequirements,
+    name_rule: NameRule,
+    path: &dyn Fn() -> Path,
+) {
+    let empty = Amounts::new();
+    let limits = resources.limits.as_ref().unwrap_or(&empty);
+    let requests = resources.requests.as_ref().unwrap_or(&empty);
+    for (name, quantity) in limits {
+        let at = || path().child("limits").key(name);
+        name_rule(errors, name, &at);
+        amount(errors, name, quantity, &at);
+    }
+    for (name, quantity) in requests {
+        let at = || path().child("requests").key(name);
+        name_rule(errors, name, &at);
+        let Some(request) = amount(errors, name, quantity, &at) else { continue };
+        match limits.get(name).map(|l| (l, Quantity::parse(&l.0))) {
+            Some((shown, Ok(limit))) => {
+                let relation = if request != limit && !overcommits(name) {
+                    "equal to"
+                } else if request > limit {
+                    "less than or equal to"
+                } else {
+                    continue;
+                };
+                let why = format!("must be {relation} {name} limit of {}", shown.0);
+                errors.push(FieldError::invalid(&path().child("requests"), &quantity.0, why));
+            }
+            Some((_, Err(_))) => {}
+            None if !overcommits(name) => {
+                let why = "Limit must be set for non overcommitable resources";
+                errors.push(FieldError::required(&path().child("limits"), why));
+            }
+            None => {}
+        }
+    }
+    let mut names = limits.keys().chain(requests.keys());
+    let computes = |n: &String| matches!(n.as_str(), "cpu" | "memory");
+    if names.clone().any(|n| n.starts_with(HUGE_PAGES)) && !names.any(computes) {
+        errors.push(FieldError::forbidden(&path(), "HugePages require cpu or memory"));
+    }
+}
+
+fn validate_claim_names(errors: &mut FieldErrors, claims: &[ResourceClaim], known: &[&str], path: &Path) {
+    let mut seen: Vec<(&str, &str)> = Vec::new();
+    for (i, claim) in claims.iter().enumerate() {
+        let at = path.index(i);
+        let name = claim.name.as_str();
+        if name.is_empty() {
+            errors.push(FieldError::required(&at, ""));
+            continue;
+        }
+        let request = claim.request.as_deref().unwrap_or_default();
+        if !request.is_empty() {
+            refuse_each(errors, || at.child("request"), request, is_dns1123_label(request));
+        }
+        if seen.contains(&(name, "")) || (request.is_empty() && seen.iter().any(|(n, _)| *n == name)) {
+            errors.push(FieldError::duplicate(&at, name));
+        } else if seen.contains(&(name, request)) {
+            errors.push(FieldError::duplicate(&at, format!("{name}/{request}")));
+        }
+        seen.push((name, request));
+        if !known.contains(&name) {
+            let mut error = FieldError::not_found(&at, name);
+            let mut sorted = known.to_vec();
+            sorted.sort_unstable();
+            let list = if known.is_empty() {
+                " which is empty".to_owned()
+            } else {
+                format!(": {}", sorted.join(", "))
+            };
+            error.detail = format!("must be one of the names in pod.spec.resourceClaims{list}");
+            errors.push(error);
+        }
+    }
+}
+
+pub(super) fn validate_resource_claims(
+    errors: &mut FieldErrors,
+    claims: &[PodResourceClaim],
+    meta: Option<&ObjectMeta>,
+    path: &Path,
+) {
+    let is_static = meta.and_then(|m| m.annotations.as_ref()).is_some_and(|a| a.contains_key(MIRROR_POD));
+    for (i, claim) in claims.iter().enumerate() {
+        if is_static {
+            errors.push(FieldError::forbidden(&Path::new(""), "static pods do not support resource claims"));
+            continue;
+        }
+        let at = path.index(i);
+        required(errors, || at.child("name"), &claim.name);
+        if !claim.name.is_empty() {
+            if claims[..i].iter().any(|c| c.name == claim.name) {
+                errors.push(FieldError::duplicate(&at.child("name"), &claim.name));
+            } else {
+                refuse_each(errors, || at.child("name"), &claim.name, is_dns1123_label(&claim.name));
+            }
+        }
+        let why = match (&claim.resource_claim_name, &claim.resource_claim_template_name) {
+            (Some(_), Some(_)) => {
+                Some("at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified")
+            }
+            (None, None) => Some("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"),
+            _ => None,
+        };
+        errors.extend(why.map(|why| FieldError::invalid(&at, Json(claim), why)));
+        let names = [
+            ("resourceClaimName", &claim.resource_claim_name),
+            ("resourceClaimTemplateName", &claim.resource_claim_template_name),
+        ];
+        for (field, name) in names {
+            if let Some(name) = name {
+                refuse_each(errors, || at.child(field), name, is_dns1123_subdomain(name));
+            }
+        }
+    }
+}
+
+/// Resources of the pod as a whole (KEP-2837).
+pub(super) fn validate_pod_level_resources(errors: &mut FieldErrors, spec: &PodSpec, path: &Path) {
+    let Some(whole) = &spec.resources else { return };
+    let path = path.child("resources");
+    if spec.os.as_ref().is_some_and(|os| os.name == "windows") {
+        errors.push(FieldError::forbidden(&path, "may not be set for a windows pod"));
+        return;
+    }
+    if whole.claims.is_some() {
+        let why = "claims may not be set for Resources at pod-level";
+        errors.push(FieldError::forbidden(&path.child("claims"), why));
+    }
+    validate_requirements(errors, whole, pod_resource_name, &|| path.clone());
+    let empty = Amounts::new();
+    let requests = whole.requests.as_ref().unwrap_or(&empty);
+    let limits = whole.limits.as_ref().unwrap_or(&empty);
+    for (name, sum) in container_requests(spec) {
+        if let Some(request) = requests.get(&name).filter(|r| sum > Quantity::of(r)) {
+            let why = format!("must be greater than or equal to aggregate container requests of {sum}");
+            errors.push(FieldError::invalid(&path.child("requests").key(&name), &request.0, why));
+        }
+    }
+    for (name, sum) in container_limits(spec).into_iter().filter(|(n, _)| n.starts_with(HUGE_PAGES)) {
+        if let Some(limit) = limits.get(&name).filter(|l| sum > Quantity::of(l)) {
+            let why = format!("must be greater than or equal to aggregate container limits of {sum}");
+            errors.push(FieldError::invalid(&path.child("limits").key(&name), &limit.0, why));
+        }
+    }
+    for (i, container) in spec.containers.iter().enumerate() {
+        for (name, own) in container.resources.iter().flat_map(|r| r.limits.iter().flatten()) {
+            if let Some(limit) = limits.get(name).filter(|l| Quantity::of(own) > Quantity::of(l)) {
+                let at = path.child("containers").index(i).key(name).child("limits");
+                let why = format!("must be less than or equal to pod limits of {}", limit.0);
+                errors.push(FieldError::invalid(&at, &own.0, why));
+            }
+        }
+    }
+}
