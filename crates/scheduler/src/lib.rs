@@ -1,1 +1,18 @@
-//! The scheduling framework, its plugins, the queue and the binding shell.
+//! The scheduler. [`cycle::schedule`] decides, purely, over a [`Snapshot`] that is kept up to date change by
+//! change; [`queue`] says which pod is next and which event lets a waiting pod try again; [`shell`] feeds
+//! them from informers and carries decisions out.
+
+pub mod cycle;
+pub mod framework;
+pub mod node;
+pub mod node_selector;
+pub mod plugins;
+pub mod pod;
+pub mod preemption;
+pub mod snapshot;
+#[cfg(test)]
+pub mod testing;
+
+pub use cycle::{FitError, Placement, Profile, Turn, schedule};
+pub use pod::PodInfo;
+pub use snapshot::Snapshot;

@@ -1,0 +1,484 @@
+//! One decision: where a pod goes, or why it goes nowhere.
+
+use crate::framework::{Filter, MAX_NODE_SCORE, Plugin, PreFilter, Refusal, Verdict};
+use crate::node::NodeInfo;
+use crate::pod::PodInfo;
+use crate::preemption;
+use crate::snapshot::Snapshot;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Below this many nodes all are tried (upstream's `minFeasibleNodesToFind`).
+const MIN_FEASIBLE_NODES: usize = 100;
+/// The least share of nodes to find, in percent (upstream's `minFeasibleNodesPercentageToFind`).
+const MIN_FEASIBLE_PERCENT: usize = 5;
+
+/// Plugins with the weights of their scores, in the order in which they are asked.
+pub struct Profile {
+    pub plugins: Vec<(Box<dyn Plugin>, i64)>,
+    /// How many nodes to find before scoring, in percent; 0 adapts to the size of the cluster.
+    pub percentage_of_nodes_to_score: usize,
+}
+
+impl Profile {
+    pub fn new(plugins: Vec<(Box<dyn Plugin>, i64)>) -> Self {
+        Self { plugins, percentage_of_nodes_to_score: 0 }
+    }
+
+    pub fn plugin(&self, name: &str) -> Option<&dyn Plugin> {
+        self.plugins.iter().map(|(p, _)| &**p).find(|p| p.name() == name)
+    }
+
+    /// The plugin that keeps the pod out of the queue, and why.
+    pub fn pre_enqueue(&self, pod: &PodInfo) -> Option<(&'static str, String)> {
+        self.plugins.iter().find_map(|(p, _)| Some((p.name(), p.pre_enqueue(pod)?)))
+    }
+
+    /// How many feasible nodes are enough.
+    pub fn feasible_nodes_to_find(&self, all: usize) -> usize {
+        if all < MIN_FEASIBLE_NODES {
+            return all;
+        }
+        let percent = match self.percentage_of_nodes_to_score {
+            0 => 50usize.saturating_sub(all / 125).max(MIN_FEASIBLE_PERCENT),
+            given => given,
+        };
+        (all * percent / 100).max(MIN_FEASIBLE_NODES)
+    }
+}
+
+/// What varies between two decisions about the same pod and cluster.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Turn {
+    /// The node to try first; the turn goes round, so that all nodes are used alike.
+    pub start: usize,
+    /// Chooses among nodes that score the same.
+    pub dice: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    pub node: String,
+    /// How many nodes were looked at: the next turn starts after them.
+    pub evaluated: usize,
+    pub feasible: usize,
+}
+
+/// Why a pod goes nowhere.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FitError {
+    pub all_nodes: usize,
+    /// The refusal of each node that was asked.
+    pub nodes: BTreeMap<String, Refusal>,
+    /// The plugin that refused the pod before nodes were asked, in its words.
+    pub pre_filter: Option<String>,
+    /// What preemption has to say.
+    pub post_filter: Option<String>,
+    /// Who refused: what they wait for wakes the pod.
+    pub plugins: BTreeSet<&'static str>,
+    /// Room that preemption can make.
+    pub preemption: Option<preemption::Candidate>,
+}
+
+impl FitError {
+    /// Upstream's message: `0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu.`
+    pub fn message(&self) -> String {
+        if self.all_nodes == 0 {
+            return "no nodes available to schedule pods".to_owned();
+        }
+        let mut out = explain(self.all_nodes, self.pre_filter.as_deref(), self.nodes.values());
+        if let Some(more) = &self.post_filter {
+            out.push(' ');
+            out.push_str(more);
+        }
+        out
+    }
+}
+
+/// How often each reason was given, as one sentence.
+pub(crate) fn explain<'a>(
+    all_nodes: usize,
+    pre_filter: Option<&str>,
+    refusals: impl Iterator<Item = &'a Refusal>,
+) -> String {
+    let mut out = format!("0/{all_nodes} nodes are available:");
+    if let Some(reason) = pre_filter {
+        out.push_str(&format!(" {reason}."));
+        return out;
+    }
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for reason in refusals.flat_map(|r| &r.reasons) {
+        *counts.entry(reason).or_default() += 1;
+    }
+    let mut lines: Vec<String> = counts.into_iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+    lines.sort();
+    if !lines.is_empty() {
+        out.push_str(&format!(" {}.", lines.join(", ")));
+    }
+    out
+}
+
+/// The filters that plugins made for one pod, with their plugins' names.
+pub(crate) struct Filters<'a>(Vec<(&'static str, Box<dyn Filter<'a> + 'a>)>);
+
+impl<'a> Clone for Filters<'a> {
+    fn clone(&self) -> Self {
+        Self(self.0.iter().map(|(name, f)| (*name, f.boxed_clone())).collect())
+    }
+}
+
+impl Filters<'_> {
+    pub fn filter(&self, node: &NodeInfo) -> Result<(), (&'static str, Refusal)> {
+        self.0.iter().try_for_each(|(name, f)| f.filter(node).map_err(|r| (*name, r)))
+    }
+
+    pub fn add_pod(&mut self, pod: &PodInfo, node: &NodeInfo) {
+        self.0.iter_mut().for_each(|(_, f)| f.add_pod(pod, node));
+    }
+
+    pub fn remove_pod(&mut self, pod: &PodInfo, node: &NodeInfo) {
+        self.0.iter_mut().for_each(|(_, f)| f.remove_pod(pod, node));
+    }
+
+    /// Judges a node on which room is made for more important pods: the pod must fit with them and, since
+    /// they may not come, without them.
+    pub fn filter_with_nominated(
+        &self,
+        node: &NodeInfo,
+        pod: &PodInfo,
+        cluster: &Snapshot,
+    ) -> Result<(), (&'static str, Refusal)> {
+        if cluster.has_nominated() {
+            let nominated = cluster.nominated(&node.name, pod.priority, &pod.key);
+            if !nominated.is_empty() {
+                let (mut filters, mut node) = (self.clone(), node.clone());
+                for other in nominated {
+                    filters.add_pod(&other, &node);
+                    node.add_pod(other);
+                }
+                filters.filter(&node)?;
+            }
+        }
+        self.filter(node)
+    }
+}
+
+enum Prepared<'a> {
+    Run(Filters<'a>, Option<BTreeSet<String>>, BTreeSet<&'static str>),
+    Refused(&'static str, Refusal),
+}
+
+fn prepare<'a>(profile: &Profile, cluster: &'a Snapshot, pod: &'a PodInfo) -> Prepared<'a> {
+    let mut filters = Vec::new();
+    let mut only: Option<BTreeSet<String>> = None;
+    let mut restricting = BTreeSet::new();
+    for (plugin, _) in &profile.plugins {
+        match plugin.pre_filter(pod, cluster) {
+            PreFilter::Skip => {}
+            PreFilter::Refuse(refusal) => return Prepared::Refused(plugin.name(), refusal),
+            PreFilter::Run { filter, nodes } => {
+                filters.push((plugin.name(), filter));
+                if let Some(nodes) = nodes {
+                    restricting.insert(plugin.name());
+                    only = Some(match only {
+                        None => nodes,
+                        Some(before) => before.intersection(&nodes).cloned().collect(),
+                    });
+                }
+            }
+        }
+    }
+    Prepared::Run(Filters(filters), only, restricting)
+}
+
+/// Decides where the pod goes. Pure: the same pod, cluster and turn give the same answer.
+pub fn schedule(
+    profile: &Profile,
+    cluster: &Snapshot,
+    pod: &PodInfo,
+    turn: Turn,
+) -> Result<Placement, Box<FitError>> {
+    let all = cluster.node_count();
+    let mut error = Box::new(FitError { all_nodes: all, ..Default::default() });
+    if all == 0 {
+        return Err(error);
+    }
+    let (filters, only, restricting) = match prepare(profile, cluster, pod) {
+        Prepared::Run(filters, only, restricting) => (filters, only, restricting),
+        Prepared::Refused(plugin, refusal) => {
+            error.plugins.insert(plugin);
+            error.pre_filter = Some(refusal.reasons.join(", "));
+            error.post_filter = Some(format!("preemption: {}", preemption::not_helpful(all)));
+            return Err(error);
+        }
+    };
+    // where an earlier attempt made room, the pod goes there if it can
+    if let Some(name) = pod.nominated_node()
+        && let Some(node) = cluster.node(name)
+        && only.as_ref().is_none_or(|o| o.contains(name))
+        && filters.filter_with_nominated(node, pod, cluster).is_ok()
+    {
+        return Ok(Placement { node: name.to_owned(), evaluated: 0, feasible: 1 });
+    }
+
+    let enough = profile.feasible_nodes_to_find(all);
+    let mut feasible: Vec<&NodeInfo> = Vec::new();
+    let mut evaluated = 0;
+    let mut judge = |node: &NodeInfo| -> Verdict {
+        filters.filter_with_nominated(node, pod, cluster).map_err(|(plugin, refusal)| {
+            error.plugins.insert(plugin);
+            refusal
+        })
+    };
+    let mut refused = BTreeMap::new();
+    match &only {
+        Some(names) => {
+            for node in names.iter().filter_map(|n| cluster.node(n)) {
+                match judge(node) {
+                    Ok(()) => feasible.push(node),
+                    Err(refusal) => {
+                        refused.insert(node.name.clone(), refusal);
+                    }
+                }
+            }
+        }
+        None => {
+            for i in 0..all {
+                let node = cluster.node_at((turn.start + i) % all);
+                evaluated += 1;
+                match judge(node) {
+                    Ok(()) => feasible.push(node),
+                    Err(refusal) => {
+                        refused.insert(node.name.clone(), refusal);
+                    }
+                }
+                if feasible.len() >= enough {
+                    break;
+                }
+            }
+        }
+    }
+    if feasible.is_empty() {
+        if only.is_some() {
+            let by = restricting.iter().copied().collect::<Vec<_>>().join(" ");
+            let refusal = Refusal::lasting(format!("node(s) didn't satisfy plugin(s) [{by}]"));
+            error.plugins.extend(&restricting);
+            for node in cluster.nodes().filter(|n| !refused.contains_key(&n.name)).collect::<Vec<_>>() {
+                refused.insert(node.name.clone(), refusal.clone());
+            }
+        }
+        error.nodes = refused;
+        match preemption::evaluate(cluster, pod, &filters, &error.nodes) {
+            Ok(candidate) => error.preemption = Some(candidate),
+            Err(why) => error.post_filter = Some(format!("preemption: {why}")),
+        }
+        return Err(error);
+    }
+    let node = match feasible.as_slice() {
+        [only] => only.name.clone(),
+        many => best(profile, cluster, pod, many, turn.dice),
+    };
+    Ok(Placement { node, evaluated, feasible: feasible.len() })
+}
+
+/// The node with the highest sum of weighted scores.
+fn best(profile: &Profile, cluster: &Snapshot, pod: &PodInfo, feasible: &[&NodeInfo], dice: u64) -> String {
+    let mut totals = vec![0i64; feasible.len()];
+    for (plugin, weight) in profile.plugins.iter().filter(|(_, weight)| *weight > 0) {
+        let Some(scorer) = plugin.pre_score(pod, cluster, feasible) else { continue };
+        let mut scores: Vec<i64> = feasible.iter().map(|n| scorer.score(n)).collect();
+        scorer.normalize(&mut scores, feasible);
+        for (total, score) in totals.iter_mut().zip(scores) {
+            debug_assert!((0..=MAX_NODE_SCORE).contains(&score), "{} gave {score}", plugin.name());
+            *total += weight * score;
+        }
+    }
+    let top = totals.iter().copied().max().unwrap_or(0);
+    let ties: Vec<&NodeInfo> =
+        feasible.iter().zip(&totals).filter(|(_, t)| **t == top).map(|(n, _)| *n).collect();
+    ties[(dice % ties.len() as u64) as usize].name.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::default_profile;
+    use crate::testing::{node, pod, pod_with};
+    use serde_json::{Value, json};
+    use std::sync::Arc;
+
+    fn cluster(nodes: &[(&str, Value)], pods: &[(&str, Arc<PodInfo>)]) -> Snapshot {
+        let mut snapshot = Snapshot::new();
+        for (name, patch) in nodes {
+            snapshot.set_node(node(name, patch.clone()));
+        }
+        for (on, pod) in pods {
+            snapshot.confirm(pod.clone(), on);
+        }
+        snapshot
+    }
+
+    fn check(cluster: &Snapshot, pod: &PodInfo, expect: &str) {
+        let got = match schedule(&default_profile(), cluster, pod, Turn::default()) {
+            Ok(p) => p.node,
+            Err(e) => e.message(),
+        };
+        assert_eq!(got, expect);
+    }
+
+    fn cpu(amount: &str) -> Value {
+        json!({"containers": [{"resources": {"requests": {"cpu": amount}}}]})
+    }
+
+    #[test]
+    fn refusals_in_upstreams_words() {
+        check(&cluster(&[], &[]), &pod("p", json!({})), "no nodes available to schedule pods");
+        let one = cluster(&[("a", json!({}))], &[]);
+        check(
+            &one,
+            &pod("p", cpu("5")),
+            "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
+        );
+        check(
+            &cluster(&[("a", json!({}))], &[("a", pod("q", cpu("3")))]),
+            &pod("p", cpu("2")),
+            "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
+        );
+        check(
+            &cluster(
+                &[
+                    ("a", json!({"spec": {"unschedulable": true}})),
+                    ("b", json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}})),
+                    ("c", json!({"status": {"allocatable": {"pods": "0"}}})),
+                ],
+                &[],
+            ),
+            &pod("p", json!({})),
+            "0/3 nodes are available: 1 Too many pods, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.",
+        );
+        check(
+            &one,
+            &pod("p", json!({"nodeSelector": {"disk": "ssd"}})),
+            "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
+        );
+        check(
+            &one,
+            &pod(
+                "p",
+                json!({"containers": [{"resources": {"requests": {"example.com/gpu": "1"}}}], "preemptionPolicy": "Never"}),
+            ),
+            "0/1 nodes are available: 1 Insufficient example.com/gpu. preemption: not eligible due to preemptionPolicy=Never.",
+        );
+    }
+
+    #[test]
+    fn the_emptier_node_is_chosen() {
+        let c = cluster(&[("a", json!({})), ("b", json!({}))], &[("a", pod("q", cpu("2")))]);
+        check(&c, &pod("p", cpu("1")), "b");
+    }
+
+    #[test]
+    fn preferences_weigh() {
+        let prefer = json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution":
+            [{"weight": 1, "preference": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}}]}}});
+        let c = cluster(&[("a", json!({})), ("b", json!({"metadata": {"labels": {"disk": "ssd"}}}))], &[]);
+        check(&c, &pod("p", prefer), "b");
+        let soft = json!({"spec": {"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}});
+        check(&cluster(&[("a", soft), ("b", json!({}))], &[]), &pod("p", json!({})), "b");
+        let image = json!({"status": {"images": [{"names": ["demo:latest"], "sizeBytes": 900_000_000}]}});
+        check(&cluster(&[("a", json!({})), ("b", image)], &[]), &pod("p", json!({})), "b");
+    }
+
+    #[test]
+    fn a_daemons_pod_visits_only_its_node() {
+        let to = |name: &str| {
+            pod(
+                "p",
+                json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms":
+                [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}]}}}}),
+            )
+        };
+        let c = cluster(&[("a", json!({})), ("b", json!({}))], &[]);
+        check(&c, &to("b"), "b");
+        check(
+            &c,
+            &to("z"),
+            "0/2 nodes are available: 2 node(s) didn't satisfy plugin(s) [NodeAffinity]. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.",
+        );
+    }
+
+    #[test]
+    fn host_ports_exclude_each_other() {
+        let port = |ip: &str| json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80, "hostIP": ip}]}]});
+        let c = cluster(&[("a", json!({}))], &[("a", pod("q", port("10.0.0.1")))]);
+        check(&c, &pod("p", port("10.0.0.2")), "a");
+        check(
+            &c,
+            &pod("p", port("")),
+            "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
+        );
+    }
+
+    fn zones() -> Vec<(&'static str, Value)> {
+        let zone = |z: &str| json!({"metadata": {"labels": {"zone": z}}});
+        vec![("a", zone("x")), ("b", zone("x")), ("c", zone("y"))]
+    }
+
+    #[test]
+    fn pods_keep_their_distance_and_their_company() {
+        let term = |key: &str, app: &str| json!({"topologyKey": key, "labelSelector": {"matchLabels": {"app": app}}});
+        let affinity = |kind: &str, t: Value| json!({"affinity": {kind: {"requiredDuringSchedulingIgnoredDuringExecution": [t]}}});
+
+        let web = pod("web", affinity("podAntiAffinity", term("zone", "web")));
+        let c = cluster(&zones(), &[("a", web.clone())]);
+        let second = pod_with(
+            "web2",
+            json!({"metadata": {"labels": {"app": "web"}}, "spec": affinity("podAntiAffinity", term("zone", "web"))}),
+        );
+        check(&c, &second, "c");
+        // the pod on the node refuses, though this one does not mind
+        check(&c, &pod_with("web3", json!({"metadata": {"labels": {"app": "web"}}})), "c");
+
+        let near = pod("near", affinity("podAffinity", term("zone", "web")));
+        let placed = schedule(&default_profile(), &c, &near, Turn::default()).unwrap().node;
+        assert!(placed == "a" || placed == "b");
+        check(
+            &cluster(&zones(), &[]),
+            &near,
+            "0/3 nodes are available: 3 node(s) didn't match pod affinity rules. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.",
+        );
+        // the first of a group that seeks its own kind may start
+        let first = pod("self", affinity("podAffinity", term("zone", "self")));
+        assert!(schedule(&default_profile(), &cluster(&zones(), &[]), &first, Turn::default()).is_ok());
+    }
+
+    #[test]
+    fn pods_are_spread() {
+        let spread = |when: &str| {
+            json!({"metadata": {"labels": {"app": "s"}}, "spec": {"topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": when, "labelSelector": {"matchLabels": {"app": "s"}}}]}})
+        };
+        let c = cluster(&zones(), &[("a", pod_with("s1", spread("DoNotSchedule")))]);
+        check(&c, &pod_with("s2", spread("DoNotSchedule")), "c");
+        check(&c, &pod_with("s2", spread("ScheduleAnyway")), "c");
+        let full = cluster(
+            &[zones(), vec![("d", json!({"spec": {"unschedulable": true}}))]].concat()[..],
+            &[
+                ("c", pod_with("s0", spread("DoNotSchedule"))),
+                ("a", pod_with("s1", spread("DoNotSchedule"))),
+                ("b", pod_with("s3", spread("DoNotSchedule"))),
+            ],
+        );
+        check(&full, &pod_with("s4", spread("DoNotSchedule")), "c");
+    }
+
+    #[test]
+    fn large_clusters_are_not_searched_whole() {
+        let profile = default_profile();
+        let check = |all: usize, expect: usize| assert_eq!(profile.feasible_nodes_to_find(all), expect);
+        check(10, 10);
+        check(100, 100);
+        check(1000, 420);
+        check(5000, 500);
+        check(6000, 300);
+    }
+}

@@ -1,0 +1,181 @@
+//! What a plugin is. A plugin is pure: it reads the pod and the snapshot and answers with values. A refusal
+//! is a verdict with its reasons, not an error.
+//!
+//! Filters and scorers are made for one pod (upstream's PreFilter and PreScore): what they need of the whole
+//! cluster they work out then, once, and are asked about each node after.
+
+use crate::node::NodeInfo;
+use crate::pod::PodInfo;
+use crate::snapshot::Snapshot;
+use k8s_openapi::api::core::v1::Node;
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+
+/// The highest score a plugin gives a node; the lowest is 0.
+pub const MAX_NODE_SCORE: i64 = 100;
+
+/// Why a node, or the pod altogether, is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// In upstream's words, as the user reads them.
+    pub reasons: Vec<Cow<'static, str>>,
+    /// Whether the node could take the pod if other pods left it (upstream's `Unschedulable`, as against
+    /// `UnschedulableAndUnresolvable`).
+    pub preemptible: bool,
+}
+
+impl Refusal {
+    /// Other pods are in the way.
+    pub fn preemptible(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { reasons: vec![reason.into()], preemptible: true }
+    }
+
+    /// The node would not do even if it were empty.
+    pub fn lasting(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { reasons: vec![reason.into()], preemptible: false }
+    }
+}
+
+pub type Verdict = Result<(), Refusal>;
+
+/// Judges nodes for one pod.
+pub trait Filter<'a> {
+    fn filter(&self, node: &NodeInfo) -> Verdict;
+
+    /// Counts a pod as on the node, where what was worked out for the cluster depends on it.
+    fn add_pod(&mut self, _pod: &PodInfo, _node: &NodeInfo) {}
+
+    /// Counts a pod as gone from the node.
+    fn remove_pod(&mut self, _pod: &PodInfo, _node: &NodeInfo) {}
+
+    fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a>;
+}
+
+/// What a plugin has to say before nodes are looked at.
+pub enum PreFilter<'a> {
+    /// The plugin does not care about this pod.
+    Skip,
+    /// No node will do.
+    Refuse(Refusal),
+    Run {
+        filter: Box<dyn Filter<'a> + 'a>,
+        /// Only these nodes can pass, where the plugin knows it already.
+        nodes: Option<BTreeSet<String>>,
+    },
+}
+
+impl<'a> PreFilter<'a> {
+    pub fn run(filter: impl Filter<'a> + 'a) -> Self {
+        Self::Run { filter: Box::new(filter), nodes: None }
+    }
+}
+
+/// Ranks nodes for one pod.
+pub trait Scorer {
+    fn score(&self, node: &NodeInfo) -> i64;
+
+    /// Brings the scores of all feasible nodes into 0 to [`MAX_NODE_SCORE`].
+    fn normalize(&self, _scores: &mut [i64], _nodes: &[&NodeInfo]) {}
+}
+
+/// Scales scores so that the highest is [`MAX_NODE_SCORE`]. `reverse`: the lowest raw score is the best.
+pub fn default_normalize(scores: &mut [i64], reverse: bool) {
+    let max = scores.iter().copied().max().unwrap_or(0);
+    for score in scores {
+        if max == 0 {
+            *score = if reverse { MAX_NODE_SCORE } else { *score };
+            continue;
+        }
+        let scaled = MAX_NODE_SCORE * *score / max;
+        *score = if reverse { MAX_NODE_SCORE - scaled } else { scaled };
+    }
+}
+
+/// A change in the cluster that could let a waiting pod be scheduled.
+#[derive(Clone, Copy)]
+pub enum Event<'a> {
+    NodeAdded(&'a Node),
+    /// The node as it is now, and as it was.
+    NodeChanged(&'a Node, &'a Node),
+    NodeRemoved(&'a Node),
+    /// A pod came onto a node.
+    PodPlaced(&'a PodInfo),
+    /// A pod left its node.
+    PodGone(&'a PodInfo),
+    /// A pod on a node changed: now, and as it was.
+    PlacedPodChanged(&'a PodInfo, &'a PodInfo),
+    /// The waiting pod itself changed: now, and as it was.
+    PodChanged(&'a PodInfo, &'a PodInfo),
+    /// Labels of a namespace changed.
+    NamespaceChanged,
+}
+
+/// Bits of [`Event`]: what a plugin wants to hear about.
+pub mod wakes {
+    pub const NODE_ADDED: u16 = 1;
+    pub const NODE_CHANGED: u16 = 2;
+    pub const NODE_REMOVED: u16 = 4;
+    pub const POD_PLACED: u16 = 8;
+    pub const POD_GONE: u16 = 16;
+    pub const PLACED_POD_CHANGED: u16 = 32;
+    pub const POD_CHANGED: u16 = 64;
+    pub const NAMESPACE_CHANGED: u16 = 128;
+    pub const NODE: u16 = NODE_ADDED | NODE_CHANGED;
+    pub const ANY: u16 = u16::MAX;
+}
+
+impl Event<'_> {
+    pub fn bit(&self) -> u16 {
+        match self {
+            Self::NodeAdded(_) => wakes::NODE_ADDED,
+            Self::NodeChanged(..) => wakes::NODE_CHANGED,
+            Self::NodeRemoved(_) => wakes::NODE_REMOVED,
+            Self::PodPlaced(_) => wakes::POD_PLACED,
+            Self::PodGone(_) => wakes::POD_GONE,
+            Self::PlacedPodChanged(..) => wakes::PLACED_POD_CHANGED,
+            Self::PodChanged(..) => wakes::POD_CHANGED,
+            Self::NamespaceChanged => wakes::NAMESPACE_CHANGED,
+        }
+    }
+
+    /// The node that appeared or changed.
+    pub fn node(&self) -> Option<&Node> {
+        match self {
+            Self::NodeAdded(n) | Self::NodeChanged(n, _) => Some(n),
+            _ => None,
+        }
+    }
+}
+
+/// One rule of scheduling. Each method is an extension point; a plugin implements those it needs.
+pub trait Plugin: Send + Sync {
+    /// Upstream's name.
+    fn name(&self) -> &'static str;
+
+    /// Which events could change the plugin's mind, as bits of [`wakes`].
+    fn wakes(&self) -> u16;
+
+    /// Whether this event could change the plugin's mind about a pod it refused (upstream's queueing hint).
+    fn could_help(&self, _pod: &PodInfo, _event: &Event<'_>) -> bool {
+        true
+    }
+
+    /// Keeps a pod out of the queue: the reason.
+    fn pre_enqueue(&self, _pod: &PodInfo) -> Option<String> {
+        None
+    }
+
+    fn pre_filter<'a>(&self, _pod: &'a PodInfo, _cluster: &'a Snapshot) -> PreFilter<'a> {
+        PreFilter::Skip
+    }
+
+    /// None where the plugin has no preference among the nodes.
+    fn pre_score<'a>(
+        &self,
+        _pod: &'a PodInfo,
+        _cluster: &'a Snapshot,
+        _feasible: &[&NodeInfo],
+    ) -> Option<Box<dyn Scorer + 'a>> {
+        None
+    }
+}
