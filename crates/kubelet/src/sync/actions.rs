@@ -103,14 +103,21 @@ fn plan_end(input: &StatusInput<'_>, leaving: bool) -> PodPlan {
     if observed.is_running() {
         actions.push(Action::KillPod { grace_seconds: pod_grace(pod, state) });
     } else {
+        if state.rejected {
+            status.container_statuses = None;
+            status.init_container_statuses = None;
+            status.ephemeral_container_statuses = None;
+        }
         finalize_terminated(pod, &mut status);
         if !state.torn_down {
             actions.push(Action::Teardown);
         }
-        if pod.metadata.deletion_timestamp.is_some() && !state.gone {
+        if leaving && !state.gone {
             actions.push(Action::DeleteFromApi);
+        } else if state.gone && !state.removed {
+            actions.push(Action::RemoveFromRuntime);
         }
-        finished = state.torn_down && (state.gone || !leaving);
+        finished = state.torn_down && state.gone && state.removed;
     }
     PodPlan {
         actions,

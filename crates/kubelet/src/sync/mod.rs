@@ -21,6 +21,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use meta::Time;
 
 pub use actions::plan;
+pub(crate) use backoff::add as later;
 pub use backoff::{Backoff, BackoffEntry, CONTAINER_BACKOFF, IMAGE_BACKOFF};
 pub use hash::container_hash;
 
@@ -156,6 +157,8 @@ pub struct PodState {
     pub backoff: Backoff,
     /// Refused at admission, or evicted.
     pub failure: Option<Failure>,
+    /// `failure` was there before anything ran: the status tells of nothing else.
+    pub rejected: bool,
     /// The node's addresses.
     pub host_ips: Vec<String>,
     /// `containerd` and so on: the prefix of container ids in the status.
@@ -168,6 +171,8 @@ pub struct PodState {
     pub not_before: BTreeMap<String, Time>,
     /// Volumes and directories were undone.
     pub torn_down: bool,
+    /// Nothing of it is left in the runtime.
+    pub removed: bool,
 }
 
 /// The list a container is in.
@@ -194,6 +199,8 @@ pub enum Action {
     StartContainer { kind: ContainerKind, name: String },
     /// Unmount volumes, remove directories and the cgroup.
     Teardown,
+    /// Remove sandboxes, containers and logs: nobody can ask for them any more.
+    RemoveFromRuntime,
     /// Delete the pod from the API, with its uid as precondition.
     DeleteFromApi,
 }

@@ -1,0 +1,150 @@
+//! What is done now and then: logs are rotated, images that nobody needs make room, figures are set.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use cri::{ImageApi, v1};
+use parking_lot::Mutex;
+
+use crate::pods::Pods;
+use crate::shared::Shared;
+use crate::sync::ContainerState;
+
+/// An image younger than this is not removed, in seconds (upstream's `imageMinimumGCAge`).
+const MIN_IMAGE_AGE_SECONDS: i64 = 120;
+/// Disk use is looked at this seldom, in seconds (upstream's `ImageGCPeriod`).
+const IMAGE_GC_PERIOD_SECONDS: i64 = 300;
+
+/// When images were first and last seen in use.
+#[derive(Default)]
+pub struct ImageGc(Mutex<ImageAges>);
+
+/// Times in seconds.
+#[derive(Default)]
+struct ImageAges {
+    last_run: i64,
+    first_seen: HashMap<String, i64>,
+    last_used: HashMap<String, i64>,
+}
+
+/// One round.
+pub async fn run(shared: &Arc<Shared>, pods: &Pods, images: &dyn ImageApi) {
+    let list = pods.list();
+    let running = |view: &crate::actor::View| {
+        view.observed.containers.iter().filter(|c| c.state == ContainerState::Running).count()
+    };
+    let sandboxes = list.iter().filter(|(_, v)| v.observed.sandboxes.iter().any(|s| s.ready)).count();
+    let containers: usize = list.iter().map(|(_, v)| running(v)).sum();
+    shared.metrics.set_running(i64::try_from(sandboxes).unwrap_or(0), i64::try_from(containers).unwrap_or(0));
+    for (_, view) in &list {
+        for container in view.observed.containers.iter().filter(|c| c.state == ContainerState::Running) {
+            rotate(shared, &container.id).await;
+        }
+    }
+    let used: BTreeSet<String> =
+        list.iter().flat_map(|(_, v)| v.observed.containers.iter().map(|c| c.image_ref.clone())).collect();
+    collect_images(shared, images, &used).await;
+}
+
+async fn rotate(shared: &Shared, id: &str) {
+    let Ok(status) = shared.runtime.container_status(id).await else { return };
+    if status.log_path.is_empty() {
+        return;
+    }
+    let path = std::path::PathBuf::from(status.log_path);
+    if let Err(e) = crate::logs::rotate(&*shared.runtime, id, &path, client::now()).await {
+        tracing::warn!(error = %e, path = %path.display(), "a log cannot be rotated");
+    }
+}
+
+/// What an image is to garbage collection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub id: String,
+    pub size_bytes: u64,
+    pub last_used: i64,
+    pub first_seen: i64,
+}
+
+/// The images to remove, the longest unused first, until enough is freed. Pure.
+pub fn choose(mut candidates: Vec<Candidate>, to_free_bytes: u64, now: i64) -> Vec<String> {
+    candidates.sort_by_key(|c| (c.last_used, c.first_seen));
+    let mut freed = 0;
+    let mut chosen = Vec::new();
+    for c in candidates {
+        if freed >= to_free_bytes {
+            break;
+        }
+        if now - c.first_seen < MIN_IMAGE_AGE_SECONDS {
+            continue;
+        }
+        freed += c.size_bytes;
+        chosen.push(c.id);
+    }
+    chosen
+}
+
+async fn collect_images(shared: &Shared, api: &dyn ImageApi, used: &BTreeSet<String>) {
+    let now = client::now().as_second();
+    {
+        let mut ages = shared.image_gc.0.lock();
+        if now - ages.last_run < IMAGE_GC_PERIOD_SECONDS {
+            return;
+        }
+        ages.last_run = now;
+    }
+    let (Ok(images), Ok(info)) = (api.list_images().await, api.image_fs_info().await) else { return };
+    let in_use = |image: &v1::Image| {
+        image.pinned || used.contains(&image.id) || image.repo_digests.iter().chain(&image.repo_tags).any(|n| used.contains(n))
+    };
+    let candidates: Vec<Candidate> = {
+        let mut ages = shared.image_gc.0.lock();
+        ages.first_seen.retain(|id, _| images.iter().any(|i| &i.id == id));
+        ages.last_used.retain(|id, _| images.iter().any(|i| &i.id == id));
+        for image in &images {
+            ages.first_seen.entry(image.id.clone()).or_insert(now);
+            if in_use(image) {
+                ages.last_used.insert(image.id.clone(), now);
+            }
+        }
+        images
+            .iter()
+            .filter(|i| !in_use(i))
+            .map(|i| Candidate {
+                id: i.id.clone(),
+                size_bytes: i.size,
+                last_used: ages.last_used.get(&i.id).copied().unwrap_or(0),
+                first_seen: ages.first_seen.get(&i.id).copied().unwrap_or(now),
+            })
+            .collect()
+    };
+    let mount = info.image_filesystems.first().and_then(|f| f.fs_id.as_ref()).map(|f| f.mountpoint.clone());
+    let Some(stat) = mount.and_then(|m| rustix::fs::statvfs(m.as_str()).ok()) else { return };
+    let capacity = stat.f_blocks * stat.f_frsize;
+    let used_bytes = capacity.saturating_sub(stat.f_bavail * stat.f_frsize);
+    let limit = |percent: u8| capacity / 100 * u64::from(percent);
+    if capacity == 0 || used_bytes < limit(shared.config.image_gc_high_percent) {
+        return;
+    }
+    let to_free = used_bytes.saturating_sub(limit(shared.config.image_gc_low_percent));
+    for id in choose(candidates, to_free, now) {
+        tracing::info!(image = id, "an unused image is removed to free space");
+        let spec = v1::ImageSpec { image: id, ..Default::default() };
+        if let Err(e) = api.remove_image(spec).await {
+            tracing::warn!(error = %e, "an image cannot be removed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_unused_go_first_and_young_ones_stay() {
+        let image = |id: &str, size_bytes, last_used, first_seen| Candidate { id: id.into(), size_bytes, last_used, first_seen };
+        let list = vec![image("new", 10, 0, 950), image("old", 10, 100, 0), image("older", 10, 50, 0), image("far", 99, 500, 0)];
+        assert_eq!(choose(list.clone(), 15, 1000), ["older", "old"]);
+        assert_eq!(choose(list, 0, 1000), Vec::<String>::new());
+    }
+}

@@ -1,0 +1,259 @@
+//! Runs a kubelet: connects its parts and keeps them going until told to stop.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use client::informer::Options;
+use client::{Informer, Informers, Recorder};
+use cri::{ImageApi, RuntimeApi};
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Node as ApiNode, Pod, Service};
+use kube::Client;
+use parking_lot::RwLock;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::container_config::Node;
+use crate::dns::NodeDns;
+use crate::housekeeping::ImageGc;
+use crate::images::Images;
+use crate::metrics::Metrics;
+use crate::node::{self, Source};
+use crate::pods::{Change, Pods, follow};
+use crate::shared::{PodCgroups, Shared};
+use crate::tokens::Tokens;
+use crate::watched::Watched;
+
+/// Pause before subscribing to the runtime's events again.
+const EVENTS_RETRY: Duration = Duration::from_secs(1);
+/// How often logs are looked at for rotation, and dead things for removal.
+const HOUSEKEEPING: Duration = Duration::from_secs(10);
+
+/// Why a kubelet does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the container runtime does not answer: {0}")]
+    Runtime(#[source] cri::Error),
+    #[error("{path}: {source}")]
+    Io { path: String, source: std::io::Error },
+}
+
+/// What a kubelet works with.
+pub struct Parts {
+    pub runtime: Arc<dyn RuntimeApi>,
+    pub images: Arc<dyn ImageApi>,
+    pub cgroups: Arc<dyn PodCgroups>,
+    /// Whether the node is registered and reported.
+    pub register_node: bool,
+}
+
+/// A kubelet that is connected and knows its node, before it runs.
+pub struct Kubelet {
+    pub shared: Arc<Shared>,
+    pub pods: Arc<Pods>,
+    informers: Informers,
+    status: Option<Arc<Source>>,
+    images: Arc<dyn ImageApi>,
+}
+
+impl Kubelet {
+    /// Connects the parts. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// A runtime that does not answer, a data directory that cannot be made.
+    pub async fn new(config: Config, client: Client, parts: Parts) -> Result<Self, Error> {
+        let version = parts.runtime.version().await.map_err(Error::Runtime)?;
+        let pods_dir = config.data_dir.join("pods");
+        std::fs::create_dir_all(&pods_dir)
+            .map_err(|source| Error::Io { path: pods_dir.display().to_string(), source })?;
+        let informers = Informers::new(client.clone());
+        let pods = Arc::new(Pods::default());
+        let woken = pods.clone();
+        let status = parts.register_node.then(|| {
+            Arc::new(Source {
+                runtime: parts.runtime.clone(),
+                images: parts.images.clone(),
+                config: config.clone(),
+            })
+        });
+        let recorder = Recorder::new(client.clone(), "kubelet", &config.node_name);
+        let shared = Arc::new(Shared {
+            node: node_facts(&config),
+            images: Images::new(parts.images.clone()),
+            watched: Watched::new(client.clone(), Arc::new(move |uid| woken.wake_objects(uid))),
+            tokens: Tokens::new(client.clone()),
+            services: informers.of::<Service>(Options::all()),
+            recorder,
+            client,
+            runtime: parts.runtime,
+            runtime_name: version.runtime_name,
+            api_node: RwLock::new(None),
+            cgroups: parts.cgroups,
+            metrics: Metrics::default(),
+            image_gc: ImageGc::default(),
+            started: std::time::Instant::now(),
+            config,
+        });
+        pods.attach(shared.clone());
+        Ok(Self { shared, pods, informers, status, images: parts.images })
+    }
+
+    /// Registers the node and runs its pods until `shutdown`. Containers go on running afterwards.
+    ///
+    /// # Errors
+    /// None at present: what fails is tried again.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let config = self.shared.config.clone();
+        let fields = format!("spec.nodeName={}", config.node_name);
+        let pods = self.informers.of::<Pod>(Options::all().fields(fields));
+        let mut changes = follow(&pods);
+        tokio::spawn(follow_runtime(self.shared.clone(), self.pods.clone(), shutdown.clone()));
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut _node = None;
+        if let Some(source) = &self.status {
+            let status = source.report(None).await.status;
+            let wanted = node::initial_node(&config, status);
+            let Some(registered) = node::register(&self.shared.client, &wanted, &shutdown).await else { return Ok(()) };
+            let uid = registered.metadata.uid.clone().unwrap_or_default();
+            *self.shared.api_node.write() = Some(Arc::new(registered));
+            tasks.spawn(node::keep_status(self.shared.clone(), source.clone(), shutdown.clone()));
+            tasks.spawn(node::keep_lease(self.shared.client.clone(), config.clone(), uid, shutdown.clone()));
+            _node = Some(self.follow_node(&config.node_name));
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = pods.synced() => {}
+        }
+        // the pods of the API first: what the runtime has beside them is orphaned
+        while let Ok(change) = changes.try_recv() {
+            self.take(change);
+        }
+        if let Err(e) = self.pods.end_orphans(&*self.shared.runtime).await {
+            tracing::warn!(error = %e, "pods that are left over in the runtime cannot be listed");
+        }
+        self.remove_orphaned_dirs().await;
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                Some(change) = changes.recv() => self.take(change),
+                _ = housekeeping.tick() => {
+                    let known: std::collections::HashSet<_> =
+                        pods.list().iter().filter_map(|p| p.metadata.uid.clone()).collect();
+                    self.pods.sweep(|uid| known.contains(uid));
+                    crate::housekeeping::run(&self.shared, &self.pods, &*self.images).await;
+                }
+            }
+        }
+    }
+
+    fn take(&self, change: Change) {
+        match change {
+            Change::Update(pod) => self.pods.update(pod),
+            Change::Gone(pod) => self.pods.gone(&pod),
+        }
+    }
+
+    /// Labels and taints of the node are read where pods are admitted.
+    fn follow_node(&self, name: &str) -> Informer<ApiNode> {
+        let node = self.informers.of::<ApiNode>(Options::all().fields(format!("metadata.name={name}")));
+        let shared = self.shared.clone();
+        node.on_change(move |delta| {
+            *shared.api_node.write() = Some(delta.object().clone());
+        });
+        node
+    }
+
+    /// Directories of pods that are gone, for instance since a crash.
+    async fn remove_orphaned_dirs(&self) {
+        let root = self.shared.config.data_dir.join("pods");
+        let Ok(entries) = std::fs::read_dir(&root) else { return };
+        for entry in entries.filter_map(Result::ok) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if self.pods.get(&name).is_some() {
+                continue;
+            }
+            let path = entry.path();
+            let done = crate::execute::blocking(move || crate::volumes::undo_pod(&path)).await;
+            match done {
+                Ok(()) => tracing::info!(uid = name, "the directory of a pod that is gone was removed"),
+                Err(e) => tracing::warn!(uid = name, error = %e, "an orphaned pod directory cannot be removed"),
+            }
+        }
+    }
+}
+
+/// Wakes the pods that the runtime's events are about.
+async fn follow_runtime(shared: Arc<Shared>, pods: Arc<Pods>, shutdown: CancellationToken) {
+    loop {
+        match shared.runtime.events().await {
+            Ok(mut events) => {
+                // what happened before the subscription
+                pods.wake_all();
+                loop {
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        event = events.next() => match event {
+                            Some(Ok(event)) => pods.wake_runtime(event.pod_uid.as_deref(), &event.container_id),
+                            Some(Err(e)) => {
+                                tracing::warn!(error = %e, "the runtime's events broke off");
+                                break;
+                            }
+                            None => break,
+                        }
+                    }
+                }
+            }
+            // without events the pods are looked at in turn
+            Err(e) => tracing::warn!(error = %e, "the runtime gives no events"),
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(EVENTS_RETRY) => pods.wake_all(),
+        }
+    }
+}
+
+/// What this machine contributes to containers' configuration.
+fn node_facts(config: &Config) -> Node {
+    let memory_bytes = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|l| l.starts_with("MemTotal:"))?.to_owned();
+            line.split_whitespace().nth(1)?.parse::<i64>().ok()
+        })
+        .map_or(0, |kib| kib * 1024);
+    let hugepage_sizes = std::fs::read_dir("/sys/kernel/mm/hugepages")
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .filter_map(|e| page_size(e.file_name().to_str()?))
+        .collect();
+    let cpus = std::fs::read_dir("/sys/devices/system/cpu").into_iter().flatten().filter_map(Result::ok);
+    let throttles = cpus.map(|e| e.path().join("thermal_throttle")).filter(|p| p.exists());
+    Node {
+        memory_bytes,
+        cgroup_v2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+        hugepage_sizes,
+        extra_masked_paths: throttles.map(|p| p.to_string_lossy().into_owned()).collect(),
+        seccomp_root: config.data_dir.join("seccomp"),
+        pod_logs_dir: config.pod_logs_dir.clone(),
+        dns: NodeDns {
+            cluster_dns: config.cluster_dns.clone(),
+            cluster_domain: config.cluster_domain.clone(),
+            resolv_conf: std::fs::read_to_string(&config.resolv_conf).unwrap_or_default(),
+        },
+    }
+}
+
+/// `hugepages-2048kB` as `2MB`.
+fn page_size(name: &str) -> Option<String> {
+    let kib: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+    Some(match kib {
+        k if k % (1 << 20) == 0 => format!("{}GB", k >> 20),
+        k if k % (1 << 10) == 0 => format!("{}MB", k >> 10),
+        k => format!("{k}KB"),
+    })
+}
