@@ -4,7 +4,7 @@ use crate::compare::{compare, field_set_of};
 use crate::error::{Conflict, Conflicts, Error};
 use crate::fieldset::FieldSet;
 use crate::managed::{STRIPPED, Write, put_managed_fields, record, take_managed_fields};
-use crate::managers::{Entry, ManagerId, Managers, Operation};
+use crate::managers::{Entry, Fields, ManagerId, Managers, Operation};
 use crate::merge::{merge, remove};
 use crate::shape::Shape;
 use crate::validate::{message, validate};
@@ -132,23 +132,23 @@ fn merge_config<'a>(
 ) -> Result<(Option<Value>, Managers<'static>), Error> {
     let write = &request.write;
     let id = ManagerId::new(write.manager, Operation::Apply, write.api_version, write.subresource);
-    let last = managers.get(&id).map(|entry| entry.fields.clone());
+    let last = managers.get_mut(&id).map(|entry| entry.fields.set().clone());
     let mut set = field_set_of(config, shape);
     if let Some(reset) = write.reset_fields {
         set = set.recursive_difference(reset);
     }
     let time = managers.get(&id).and_then(|entry| entry.time.clone());
     let api_version = write.api_version.to_owned();
-    managers.set(Entry { id: id.clone(), api_version, time, fields: set });
+    managers.set(Entry { id: id.clone(), api_version, time, fields: Fields::Set(set) });
     let merged = merge(live, config, shape);
     let merged = match last.filter(|last| !last.is_empty()) {
-        Some(last) => prune(&merged, &last, &managers, shape),
+        Some(last) => prune(&merged, &last, &mut managers, shape),
         None => merged,
     };
     let mut managers = own(managers);
     take_over(live, &merged, shape, &mut managers, &id, write.reset_fields, force)?;
     if let Some(entry) = managers.get_mut(&id) {
-        entry.fields = entry.fields.difference(&STRIPPED);
+        entry.fields.subtract(&STRIPPED);
     }
     managers.drop_empty();
     if merged == *live {
@@ -164,11 +164,11 @@ fn own(managers: Managers<'_>) -> Managers<'static> {
     let entries = managers
         .entries
         .into_iter()
-        .map(|entry| Entry {
+        .map(|mut entry| Entry {
             id: entry.id,
             api_version: entry.api_version,
             time: entry.time.map(|time| Cow::Owned(time.into_owned())),
-            fields: entry.fields.into_owned(),
+            fields: Fields::Set(std::mem::take(entry.fields.set()).into_owned()),
         })
         .collect();
     Managers { entries }
@@ -191,10 +191,9 @@ fn take_over(
     let removed = changes.removed;
     let taken = changes.modified.union(changes.added);
     let mut conflicts = Vec::new();
-    let mut order: Vec<&Entry<'_>> = managers.entries.iter().filter(|entry| entry.id != *id).collect();
-    order.sort_by(|a, b| a.id.cmp(&b.id));
-    for entry in order {
-        for path in entry.fields.intersection(&taken).paths() {
+    managers.entries.sort_by(|a, b| a.id.cmp(&b.id));
+    for entry in managers.entries.iter_mut().filter(|entry| entry.id != *id) {
+        for path in entry.fields.set().intersection(&taken).paths() {
             conflicts.push(Conflict { manager: entry.id.clone(), path });
         }
     }
@@ -202,20 +201,21 @@ fn take_over(
         return Err(Error::Conflicts(Conflicts(conflicts)));
     }
     for entry in managers.entries.iter_mut().filter(|entry| entry.id != *id) {
-        entry.fields = entry.fields.difference(&taken).difference(&removed);
+        entry.fields.subtract(&taken);
+        entry.fields.subtract(&removed);
     }
     Ok(())
 }
 
 /// Removes what the manager applied last time and does not apply now, unless someone else owns it.
-fn prune(merged: &Value, last: &FieldSet<'_>, managers: &Managers<'_>, shape: Shape<'_>) -> Value {
+fn prune(merged: &Value, last: &FieldSet<'_>, managers: &mut Managers<'_>, shape: Shape<'_>) -> Value {
     let named = |set: &FieldSet<'_>| set.with_named_fields(shape, true).into_owned();
     let named_last = named(last);
     let pruned = remove(merged, &named_last, shape);
     let owned = managers
         .entries
-        .iter()
-        .fold(FieldSet::default(), |all: FieldSet<'_>, entry| all.union(entry.fields.clone()));
+        .iter_mut()
+        .fold(FieldSet::default(), |all: FieldSet<'_>, entry| all.union(entry.fields.set().clone()));
     let everything = named(&field_set_of(merged, shape));
     let kept = named(&field_set_of(&pruned, shape)).union(named(&owned));
     let pruned = remove(merged, &everything.difference(&kept), shape);

@@ -388,6 +388,20 @@ impl<'a> FieldSet<'a> {
         Ok(set)
     }
 
+    /// Whether a set in its `fieldsV1` form may have a path in common with this one: false is certain, true is not.
+    /// Saves reading the sets of managers that a write does not concern.
+    pub(crate) fn may_meet(&self, fields: &Value) -> bool {
+        let Value::Object(map) = fields else { return false };
+        self.entries.iter().any(|entry| match &entry.element {
+            Element::Field(name) => {
+                let below =
+                    map.iter().find(|(key, _)| key.strip_prefix("f:") == Some(name)).map(|(_, below)| below);
+                below.is_some_and(|below| entry.member || entry.children.may_meet(below))
+            }
+            _ => map.keys().any(|key| !key.starts_with("f:") && key != "."),
+        })
+    }
+
     /// The `fieldsV1` form.
     pub fn to_value(&self) -> Value {
         self.write(false)

@@ -2,7 +2,7 @@
 
 use crate::compare::compare;
 use crate::fieldset::FieldSet;
-use crate::managers::{Entry, ManagerId, Managers, Operation};
+use crate::managers::{Entry, Fields, ManagerId, Managers, Operation};
 use crate::shape::Shape;
 use meta::Time;
 use serde_json::{Map, Value};
@@ -62,7 +62,7 @@ pub fn update(old: Option<&Value>, new: &mut Value, shape: Shape<'_>, write: &Wr
     let sent = take_managed_fields(new);
     let encoded = {
         let managers = starting_point(old, sent.as_ref(), write);
-        let untracked = managers.is_empty() && old.is_some_and(|old| has_uid(old));
+        let untracked = managers.is_empty() && old.is_some_and(has_uid);
         if untracked {
             None
         } else {
@@ -111,11 +111,9 @@ fn has_uid(object: &Value) -> bool {
 
 /// The managers before this write.
 fn starting_point<'a>(old: Option<&'a Value>, sent: Option<&'a Value>, write: &Write<'_>) -> Managers<'a> {
-    let stored = || {
-        let list = old.and_then(|old| old.pointer("/metadata/managedFields"));
-        Managers::decode(list).unwrap_or_default()
-    };
-    if !write.subresource.is_empty() {
+    let list = old.and_then(|old| old.pointer("/metadata/managedFields"));
+    let stored = || Managers::stored(list).unwrap_or_default();
+    if !write.subresource.is_empty() || (list.is_some() && sent == list) {
         return stored();
     }
     match sent.and_then(Value::as_array).map(Vec::as_slice) {
@@ -154,12 +152,8 @@ pub(crate) fn record<'a>(
     }
     let taken = changes.modified.union(changes.added);
     for entry in &mut managers.entries {
-        if !taken.is_empty() {
-            entry.fields = entry.fields.difference(&taken);
-        }
-        if !changes.removed.is_empty() {
-            entry.fields = entry.fields.difference(&changes.removed);
-        }
+        entry.fields.subtract(&taken);
+        entry.fields.subtract(&changes.removed);
     }
     managers.drop_empty();
     let own = taken.difference(&STRIPPED);
@@ -168,12 +162,12 @@ pub(crate) fn record<'a>(
         let time = Some(Cow::Owned(write.time()));
         match managers.get_mut(&id) {
             Some(entry) => {
-                entry.fields = own.union(std::mem::take(&mut entry.fields));
+                entry.fields.unite(own);
                 entry.time = time;
             }
             None => {
                 let api_version = write.api_version.to_owned();
-                managers.entries.push(Entry { id, api_version, time, fields: own });
+                managers.entries.push(Entry { id, api_version, time, fields: Fields::Set(own) });
             }
         }
     }
@@ -209,9 +203,9 @@ fn cap(managers: &mut Managers<'_>) {
             entry.id = bucket.clone();
         }
         let Some(position) = managers.entries.iter().position(|entry| entry.id == id) else { continue };
-        let merged = managers.entries.remove(position);
+        let mut merged = managers.entries.remove(position);
         if let Some(entry) = managers.get_mut(&bucket) {
-            entry.fields = std::mem::take(&mut entry.fields).union(merged.fields);
+            entry.fields.unite(std::mem::take(merged.fields.set()));
             entry.time = time.map(Cow::Owned);
         }
         count -= 1;

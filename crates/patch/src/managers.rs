@@ -64,7 +64,53 @@ pub(crate) struct Entry<'a> {
     pub(crate) api_version: String,
     /// RFC 3339 in UTC, as stored.
     pub(crate) time: Option<Cow<'a, str>>,
-    pub(crate) fields: FieldSet<'a>,
+    pub(crate) fields: Fields<'a>,
+}
+
+/// A manager's fields, read when they are needed.
+#[derive(Debug, Clone)]
+pub(crate) enum Fields<'a> {
+    /// As stored.
+    Stored(&'a Value),
+    Set(FieldSet<'a>),
+}
+
+impl<'a> Fields<'a> {
+    /// The fields to look at and to change.
+    pub(crate) fn set(&mut self) -> &mut FieldSet<'a> {
+        if let Self::Stored(stored) = self {
+            // What is stored was checked when it was written.
+            *self = Self::Set(FieldSet::parse(stored).unwrap_or_default());
+        }
+        match self {
+            Self::Set(set) => set,
+            Self::Stored(_) => unreachable!("it was read above"),
+        }
+    }
+
+    /// Removes a set; what it cannot concern is not even read.
+    pub(crate) fn subtract(&mut self, other: &FieldSet<'_>) {
+        let concerned = match self {
+            Self::Stored(stored) => other.may_meet(stored),
+            Self::Set(_) => !other.is_empty(),
+        };
+        if concerned {
+            let set = self.set();
+            *set = set.difference(other);
+        }
+    }
+
+    pub(crate) fn unite(&mut self, other: FieldSet<'a>) {
+        let set = self.set();
+        *set = std::mem::take(set).union(other);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::Stored(stored) => stored.as_object().is_none_or(Map::is_empty),
+            Self::Set(set) => set.is_empty(),
+        }
+    }
 }
 
 /// All managers of an object.
@@ -74,11 +120,23 @@ pub(crate) struct Managers<'a> {
 }
 
 impl<'a> Managers<'a> {
-    /// Reads `metadata.managedFields`.
+    /// Reads `metadata.managedFields` that a client sent.
     ///
     /// # Errors
     /// An entry that is not valid, in upstream's words.
     pub(crate) fn decode(list: Option<&'a Value>) -> Result<Self, String> {
+        Self::read(list, true)
+    }
+
+    /// Reads stored `metadata.managedFields`; the fields themselves are read when they are needed.
+    ///
+    /// # Errors
+    /// As [`Managers::decode`], but for the fields.
+    pub(crate) fn stored(list: Option<&'a Value>) -> Result<Self, String> {
+        Self::read(list, false)
+    }
+
+    fn read(list: Option<&'a Value>, fields_too: bool) -> Result<Self, String> {
         let mut managers = Self::default();
         let list = list.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
         for (index, entry) in list.iter().enumerate() {
@@ -98,8 +156,11 @@ impl<'a> Managers<'a> {
                 other => return Err(format!("invalid fieldsType {other:?} in managed fields entry {index}")),
             }
             let fields = match entry.get("fieldsV1") {
-                Some(fields) => FieldSet::parse(fields).map_err(|e| format!("error decoding set: {e}"))?,
-                None => FieldSet::default(),
+                Some(stored) if !fields_too => Fields::Stored(stored),
+                Some(fields) => {
+                    Fields::Set(FieldSet::parse(fields).map_err(|e| format!("error decoding set: {e}"))?)
+                }
+                None => Fields::Set(FieldSet::default()),
             };
             let id = ManagerId {
                 manager: text("manager").to_owned(),
@@ -158,7 +219,11 @@ fn encode_entry(entry: Entry<'_>) -> Value {
     let mut map = Map::new();
     map.insert("apiVersion".to_owned(), entry.api_version.into());
     map.insert("fieldsType".to_owned(), "FieldsV1".into());
-    map.insert("fieldsV1".to_owned(), entry.fields.to_value());
+    let fields = match entry.fields {
+        Fields::Stored(stored) => stored.clone(),
+        Fields::Set(set) => set.to_value(),
+    };
+    map.insert("fieldsV1".to_owned(), fields);
     if !entry.id.manager.is_empty() {
         map.insert("manager".to_owned(), entry.id.manager.into());
     }

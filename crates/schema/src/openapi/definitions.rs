@@ -118,7 +118,7 @@ impl<'c> Definitions<'c> {
         }
         let text = |index: usize| records.get(index).copied().unwrap_or_default();
         if let Ok(index) = types::all().binary_search_by(|ty| ty.name.cmp(name)) {
-            return Some(self.structure(types::all()[index], text(index)));
+            return Some(self.structure(types::all()[index], text(index), records));
         }
         let index = SPECIAL.iter().position(|(special, _)| *special == name)?;
         let mut schema = self.special(&SPECIAL[index].1);
@@ -129,7 +129,7 @@ impl<'c> Definitions<'c> {
         Some(Value::Object(schema))
     }
 
-    fn structure(&self, ty: &'static Type, record: &str) -> Value {
+    fn structure(&self, ty: &'static Type, record: &str, records: &[&str]) -> Value {
         let mut texts = record.split('\x1f');
         let mut schema = Map::new();
         let description = texts.next().unwrap_or_default();
@@ -145,8 +145,12 @@ impl<'c> Definitions<'c> {
         let mut properties = Map::new();
         for field in ty.fields {
             let text = texts.next().unwrap_or_default();
-            let text = if text.is_empty() { fallback(ty, field.json) } else { text };
-            properties.insert(field.json.to_owned(), Value::Object(self.property(field, text)));
+            let text = if text.is_empty() { fallback(ty, field.json, records) } else { text };
+            let mut property = self.property(field, text);
+            if ty.list_item().is_some() && field.json == "items" {
+                property.remove("x-kubernetes-list-type");
+            }
+            properties.insert(field.json.to_owned(), Value::Object(property));
         }
         if !properties.is_empty() {
             schema.insert("properties".to_owned(), Value::Object(properties));
@@ -293,11 +297,18 @@ fn referred(ty: &FieldType) -> Option<&'static str> {
     }
 }
 
-/// Descriptions of fields that `k8s-openapi` has no description for: those of lists.
-fn fallback(ty: &'static Type, field: &str) -> &'static str {
+/// Descriptions of fields that `k8s-openapi` has no description for: those of lists. Where the item has the same
+/// field its description is taken.
+fn fallback<'r>(ty: &'static Type, field: &str, records: &[&'r str]) -> &'r str {
+    let of_item = || {
+        let item = ty.list_item()?;
+        let at = types::all().binary_search_by(|t| t.name.cmp(item.name)).ok()?;
+        let field = item.fields.iter().position(|f| f.json == field)?;
+        records.get(at)?.split('\x1f').nth(field + 1).filter(|text| !text.is_empty())
+    };
     match field {
-        "apiVersion" if !ty.gvks.is_empty() => API_VERSION,
-        "kind" if !ty.gvks.is_empty() => KIND,
+        "apiVersion" if !ty.gvks.is_empty() => of_item().unwrap_or(API_VERSION),
+        "kind" if !ty.gvks.is_empty() => of_item().unwrap_or(KIND),
         "metadata" if ty.list_item().is_some() => LIST_META,
         "items" if ty.list_item().is_some() => "The objects of the list.",
         _ => "",
