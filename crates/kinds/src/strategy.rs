@@ -77,22 +77,6 @@ macro_rules! status_access {
 }
 pub(crate) use status_access;
 
-/// As [`status_access`], for the newer kinds whose `/status` leaves all metadata as it is but managed fields
-/// (upstream's `ResetObjectMetaForStatus`).
-macro_rules! status_access_reset_meta {
-    ($t:ty, $validate:expr) => {
-        $crate::kind::StatusAccess::<$t> {
-            prepare: |new, old| {
-                new.spec = old.spec.clone();
-                $crate::strategy::reset_meta_for_status(&mut new.metadata, &old.metadata);
-            },
-            validate: $validate,
-        }
-    };
-}
-#[allow(unused_imports)]
-pub(crate) use status_access_reset_meta;
-
 /// The generation is the server's: the stored one, plus one where the specification changed.
 pub fn carry_generation(new: &mut ObjectMeta, old: &ObjectMeta, changed: bool) {
     new.generation = if changed { Some(old.generation.unwrap_or(0) + 1) } else { old.generation };

@@ -2,6 +2,8 @@
 
 mod pod;
 mod pod_cells;
+mod pod_resize;
+mod pod_status;
 mod pod_template;
 mod pod_update;
 mod replication_controller;

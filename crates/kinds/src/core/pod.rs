@@ -1,10 +1,9 @@
 //! v1 Pod.
 
 use super::pod_cells::COLUMNS;
-use super::pod_update::{
-    validate_ephemeral_containers_update, validate_pod_create, validate_resize, validate_status_update,
-    validate_update,
-};
+use super::pod_resize::validate_resize;
+use super::pod_status::validate_status_update;
+use super::pod_update::{validate_ephemeral_containers_update, validate_pod_create, validate_update};
 use crate::kind::{
     Connect, Kind, NameRule, Names, PartAccess, Scope, Selectable, StatusAccess, Strategy, Subresource,
     Validate,
@@ -14,7 +13,7 @@ use crate::pod_spec::default_pod;
 use crate::strategy::{carry_generation, reset_meta_for_status, semantic_eq, spec_and_status};
 use crate::support::text;
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, Pod, PodAffinityTerm, PodCondition, PodSpec, PodStatus,
+    Affinity, AppArmorProfile, Container, Pod, PodAffinityTerm, PodCondition, PodSpec, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use meta::GroupVersionKind;
@@ -86,6 +85,8 @@ const SELECTABLE: &[Selectable<Pod>] = &[
     },
     Selectable { path: "status.phase", value: |p| status_text(p, |s| s.phase.as_ref()) },
     Selectable { path: "status.podIP", value: pod_ip },
+    // upstream takes this path and matches it against nothing
+    Selectable { path: "status.podIPs", value: |_| String::new() },
     Selectable {
         path: "status.nominatedNodeName",
         value: |p| status_text(p, |s| s.nominated_node_name.as_ref()),
@@ -130,8 +131,41 @@ fn prepare_create(pod: &mut Pod) {
         }]);
     }
     pod.status = Some(status);
+    if let Some(annotations) = &pod.metadata.annotations {
+        app_armor_from_annotations(spec, annotations);
+    }
     if let Some(labels) = &pod.metadata.labels {
         merge_label_keys(spec, labels);
+    }
+}
+
+/// Copies AppArmor profiles from the deprecated annotations to the containers that have no field (KEP-24).
+fn app_armor_from_annotations(spec: &mut PodSpec, annotations: &BTreeMap<String, String>) {
+    const PREFIX: &str = "container.apparmor.security.beta.kubernetes.io/";
+    let on_windows = spec.os.as_ref().is_some_and(|os| os.name == "windows");
+    if on_windows || !annotations.keys().any(|k| k.starts_with(PREFIX)) {
+        return;
+    }
+    let of_pod = spec.security_context.as_ref().and_then(|s| s.app_armor_profile.clone());
+    let containers = spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten());
+    let contexts = containers.map(|c| (&c.name, &mut c.security_context));
+    let ephemeral = spec.ephemeral_containers.iter_mut().flatten();
+    for (name, context) in contexts.chain(ephemeral.map(|c| (&c.name, &mut c.security_context))) {
+        let (kind, file) = match annotations.get(&format!("{PREFIX}{name}")).map(String::as_str) {
+            Some("unconfined") => ("Unconfined", None),
+            Some("runtime/default") => ("RuntimeDefault", None),
+            Some(other) => match other.strip_prefix("localhost/").filter(|f| !f.is_empty() && f.trim() == *f)
+            {
+                Some(file) => ("Localhost", Some(file.to_owned())),
+                None => continue,
+            },
+            None => continue,
+        };
+        let profile = Some(AppArmorProfile { type_: kind.to_owned(), localhost_profile: file });
+        let has_own = context.as_ref().is_some_and(|c| c.app_armor_profile.is_some());
+        if !has_own && profile != of_pod {
+            context.get_or_insert_default().app_armor_profile = profile;
+        }
     }
 }
 
@@ -326,7 +360,7 @@ mod tests {
         })));
         assert_eq!(
             POD.fields(&p),
-            ["n", "Always", "default-scheduler", "", "true", "Running", "10.0.0.1", ""]
+            ["n", "Always", "default-scheduler", "", "true", "Running", "10.0.0.1", "", ""]
         );
     }
 

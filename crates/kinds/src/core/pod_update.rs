@@ -5,25 +5,23 @@ use crate::pod_spec::validate::{
     validate_pod_annotations, validate_pod_only, validate_pod_spec_of, validate_profiles_match,
 };
 use crate::strategy::semantic_eq;
-use crate::support::{check_ip, parse_ip_sloppy, text};
-use k8s_openapi::api::core::v1::{
-    Container, ContainerStatus, NodeAffinity, NodeSelectorTerm, Pod, PodSpec, PodStatus,
-    ResourceRequirements, Toleration,
-};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
-use meta::pod::{compute_qos_class, is_sidecar, qos_class};
-use meta::validation::{is_dns1123_subdomain, is_qualified_name};
+use crate::support::text;
+use k8s_openapi::api::core::v1::{Container, NodeAffinity, NodeSelectorTerm, Pod, PodSpec, Toleration};
+
 use meta::{FieldError, FieldErrors, Json, Path};
 use std::collections::BTreeMap;
 
 const MIRROR_POD: &str = "kubernetes.io/config.mirror";
 const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 const CHANGEABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
-const ONLY_CPU_AND_MEMORY: &str = "only cpu and memory resources are mutable";
 
-fn spec_of(pod: &Pod) -> &PodSpec {
+pub(super) fn spec_of(pod: &Pod) -> &PodSpec {
     static EMPTY: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
     pod.spec.as_ref().unwrap_or(&EMPTY)
+}
+
+pub(super) fn init_of(spec: &PodSpec) -> &[Container] {
+    spec.init_containers.as_deref().unwrap_or_default()
 }
 
 fn annotations(pod: &Pod) -> impl Iterator<Item = (&String, &String)> {
@@ -31,7 +29,7 @@ fn annotations(pod: &Pod) -> impl Iterator<Item = (&String, &String)> {
 }
 
 /// A pod's spec and annotations, whoever wrote them and when.
-fn validate_pod(pod: &Pod) -> FieldErrors {
+pub(super) fn validate_pod(pod: &Pod) -> FieldErrors {
     let spec = spec_of(pod);
     let path = Path::new("spec");
     let mut errors = Vec::new();
@@ -59,7 +57,7 @@ pub(super) fn validate_pod_create(pod: &Pod) -> FieldErrors {
     errors
 }
 
-fn validate_annotation_changes(errors: &mut FieldErrors, new: &Pod, old: &Pod) {
+pub(super) fn validate_annotation_changes(errors: &mut FieldErrors, new: &Pod, old: &Pod) {
     let path = Path::new("metadata.annotations");
     let special = |key: &str| key.starts_with(APP_ARMOR) || key == MIRROR_POD;
     let what = |key: &str| if key == MIRROR_POD { "mirror pod annotation" } else { "AppArmor annotations" };
@@ -80,11 +78,9 @@ pub(super) fn validate_update(new: &Pod, old: &Pod) -> FieldErrors {
     validate_annotation_changes(&mut errors, new, old);
     let (after, before) = (spec_of(new), spec_of(old));
     let path = Path::new("spec");
-    let init = |s: &'_ PodSpec| s.init_containers.clone().unwrap_or_default();
-    let (init_after, init_before) = (init(after), init(before));
     let lists = [
         ("containers", after.containers.as_slice(), before.containers.as_slice()),
-        ("initContainers", init_after.as_slice(), init_before.as_slice()),
+        ("initContainers", init_of(after), init_of(before)),
     ];
     for (name, after, before) in lists {
         if after.len() != before.len() {
@@ -252,7 +248,7 @@ fn validate_node_affinity_grows(
     }
 }
 
-fn is_static(pod: &Pod) -> bool {
+pub(super) fn is_static(pod: &Pod) -> bool {
     annotations(pod).any(|(k, _)| k == MIRROR_POD)
 }
 
@@ -285,330 +281,15 @@ pub(super) fn validate_ephemeral_containers_update(new: &Pod, old: &Pod) -> Fiel
     errors
 }
 
-type ApiResources = BTreeMap<String, ApiQuantity>;
-
-/// `new` with the amounts of cpu and memory that `old` has.
-fn with_old_cpu_and_memory(new: Option<&ApiResources>, old: Option<&ApiResources>) -> Option<ApiResources> {
-    let mut list = new.cloned().unwrap_or_default();
-    for name in ["cpu", "memory"] {
-        list.remove(name);
-        if let Some(quantity) = old.and_then(|o| o.get(name)) {
-            list.insert(name.to_owned(), quantity.clone());
-        }
-    }
-    Some(list).filter(|l| !l.is_empty())
-}
-
-fn masked_resources(
-    new: Option<&ResourceRequirements>,
-    old: Option<&ResourceRequirements>,
-) -> ResourceRequirements {
-    ResourceRequirements {
-        claims: None,
-        limits: with_old_cpu_and_memory(
-            new.and_then(|r| r.limits.as_ref()),
-            old.and_then(|r| r.limits.as_ref()),
-        ),
-        requests: with_old_cpu_and_memory(
-            new.and_then(|r| r.requests.as_ref()),
-            old.and_then(|r| r.requests.as_ref()),
-        ),
-    }
-}
-
-fn normal(resources: Option<&ResourceRequirements>) -> ResourceRequirements {
-    let mut r = resources.cloned().unwrap_or_default();
-    r.limits = r.limits.filter(|l| !l.is_empty());
-    r.requests = r.requests.filter(|l| !l.is_empty());
-    r
-}
-
-fn removed(new: Option<&ApiResources>, old: Option<&ApiResources>) -> bool {
-    old.into_iter().flatten().any(|(name, _)| new.is_none_or(|n| !n.contains_key(name)))
-}
-
-fn validate_not_removed(
-    errors: &mut FieldErrors,
-    new: Option<&ResourceRequirements>,
-    old: Option<&ResourceRequirements>,
-    path: &Path,
-    what: &str,
-) {
-    let list = |r: Option<&'_ ResourceRequirements>, requests: bool| {
-        r.and_then(|r| if requests { r.requests.clone() } else { r.limits.clone() })
-    };
-    for (name, requests) in [("requests", true), ("limits", false)] {
-        if removed(list(new, requests).as_ref(), list(old, requests).as_ref()) {
-            errors.push(FieldError::forbidden(&path.child(name), format!("{what} {name} cannot be removed")));
-        }
-    }
-}
-
-/// A change of the resources of a running pod (KEP-1287).
-pub(super) fn validate_resize(new: &Pod, old: &Pod) -> FieldErrors {
-    let nowhere = Path::new("");
-    if is_static(old) {
-        return vec![FieldError::forbidden(&nowhere, "static pods cannot be resized")];
-    }
-    let (after, before) = (spec_of(new), spec_of(old));
-    if before.os.as_ref().is_some_and(|os| os.name == "windows") {
-        return vec![FieldError::forbidden(&nowhere, "windows pods cannot be resized")];
-    }
-    let mut errors = validate_pod(new);
-    let path = Path::new("spec");
-    if qos_class(old) != compute_qos_class(after) {
-        let why = "Pod QOS Class may not change as a result of resizing";
-        errors.push(FieldError::invalid(
-            &path,
-            text(new.status.as_ref().and_then(|s| s.qos_class.as_ref())),
-            why,
-        ));
-    }
-    let statuses = old.status.as_ref().and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
-    let running = statuses.iter().find(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()));
-    if running.is_some_and(|c| c.resources.is_none()) {
-        errors.push(FieldError::forbidden(&path, "Pod running on node without support for resize"));
-    }
-    validate_pod_level_resize(&mut errors, after, before, &path);
-    if !same_order(&mut errors, after, before, &path) {
-        return errors;
-    }
-    let init = |s: &PodSpec| s.init_containers.clone().unwrap_or_default();
-    let (init_after, init_before) = (init(after), init(before));
-    for (i, (new, old)) in
-        init_after.iter().zip(&init_before).enumerate().filter(|(_, (_, old))| is_sidecar(old))
-    {
-        let path = path.child("initContainers").index(i).child("resources");
-        validate_not_removed(&mut errors, new.resources.as_ref(), old.resources.as_ref(), &path, "resource");
-    }
-    for (i, (new, old)) in after.containers.iter().zip(&before.containers).enumerate() {
-        let path = path.child("containers").index(i).child("resources");
-        validate_not_removed(&mut errors, new.resources.as_ref(), old.resources.as_ref(), &path, "resource");
-    }
-    let changed = |new: &Container, old: &Container| {
-        let masked = Container {
-            resources: Some(masked_resources(new.resources.as_ref(), old.resources.as_ref())),
-            ..new.clone()
-        };
-        let old = Container { resources: Some(normal(old.resources.as_ref())), ..old.clone() };
-        !semantic_eq(&masked, &old)
-    };
-    for (new, old) in after.containers.iter().zip(&before.containers) {
-        if changed(new, old) {
-            errors.push(FieldError::forbidden(&path, ONLY_CPU_AND_MEMORY));
-        }
-    }
-    for (i, (new, old)) in init_after.iter().zip(&init_before).enumerate() {
-        if is_sidecar(new) && changed(new, old) {
-            let why = "only cpu and memory resources for init or sidecar containers are mutable";
-            errors.push(FieldError::forbidden(&path.child("initContainers").index(i), why));
-        } else if !is_sidecar(new) && !semantic_eq(new, old) {
-            errors.push(FieldError::forbidden(
-                &path,
-                "resources for non-sidecar init containers are immutable",
-            ));
-        }
-    }
-    errors
-}
-
-fn validate_pod_level_resize(errors: &mut FieldErrors, after: &PodSpec, before: &PodSpec, path: &Path) {
-    let at = path.child("resources");
-    match (&after.resources, &before.resources) {
-        (None, None) => {}
-        (None, Some(_)) => errors.push(FieldError::forbidden(&at, "pod-level resources cannot be removed")),
-        (Some(new), old) => {
-            validate_not_removed(errors, Some(new), old.as_ref(), &at, "pod-level resource");
-            let masked = ResourceRequirements {
-                claims: new.claims.clone(),
-                ..masked_resources(Some(new), old.as_ref())
-            };
-            if !semantic_eq(&masked, &normal(old.as_ref())) {
-                errors.push(FieldError::forbidden(
-                    path,
-                    "only cpu and memory resources are mutable at pod-level",
-                ));
-            }
-        }
-    }
-}
-
-fn same_order(errors: &mut FieldErrors, after: &PodSpec, before: &PodSpec, path: &Path) -> bool {
-    let found = errors.len();
-    let init = |s: &PodSpec| s.init_containers.clone().unwrap_or_default();
-    let lists = [
-        ("containers", after.containers.clone(), before.containers.clone()),
-        ("initContainers", init(after), init(before)),
-    ];
-    for (name, after, before) in lists {
-        if after.len() != before.len() {
-            let why = format!("{name} may not be added or removed on resize");
-            errors.push(FieldError::forbidden(&path.child(name), why));
-            continue;
-        }
-        for (i, _) in after.iter().zip(&before).enumerate().filter(|(_, (a, b))| a.name != b.name) {
-            let why = format!("{name} may not be renamed or reordered on resize");
-            errors.push(FieldError::forbidden(&path.child(name).index(i).child("name"), why));
-        }
-    }
-    errors.len() == found
-}
-
-/// A change through `/status`.
-pub(super) fn validate_status_update(new: &Pod, old: &Pod) -> FieldErrors {
-    let mut errors = Vec::new();
-    validate_annotation_changes(&mut errors, new, old);
-    let path = Path::new("status");
-    let empty = PodStatus::default();
-    let after = new.status.as_ref().unwrap_or(&empty);
-    let before = old.status.as_ref().unwrap_or(&empty);
-    let spec = spec_of(old);
-    for (i, condition) in after.conditions.iter().flatten().enumerate() {
-        let at = || path.child("conditions").index(i);
-        if let Some(generation) = condition.observed_generation.filter(|g| *g < 0) {
-            let at = at().child("observedGeneration");
-            errors.push(FieldError::invalid(&at, generation, "must be a non-negative integer"));
-        }
-        if !matches!(condition.type_.as_str(), "PodScheduled" | "Ready" | "Initialized") {
-            let messages = is_qualified_name(&condition.type_).into_iter();
-            errors.extend(messages.map(|m| FieldError::invalid(&at().child("Type"), &condition.type_, m)));
-        }
-    }
-    validate_nominated_node(&mut errors, after, before, spec, &path.child("nominatedNodeName"));
-    if let Some(generation) = after.observed_generation.filter(|g| *g < 0) {
-        let at = path.child("observedGeneration");
-        errors.push(FieldError::invalid(&at, generation, "must be a non-negative integer"));
-    }
-    let (class, stored) = (text(after.qos_class.as_ref()), text(before.qos_class.as_ref()));
-    if class != stored {
-        errors.push(FieldError::invalid(&path.child("qosClass"), class, "field is immutable"));
-    }
-    let no_containers = Vec::new();
-    let init = spec.init_containers.as_ref().unwrap_or(&no_containers);
-    let lists = [
-        ("containerStatuses", &after.container_statuses, &before.container_statuses, Some(&spec.containers)),
-        (
-            "initContainerStatuses",
-            &after.init_container_statuses,
-            &before.init_container_statuses,
-            Some(init),
-        ),
-        (
-            "ephemeralContainerStatuses",
-            &after.ephemeral_container_statuses,
-            &before.ephemeral_container_statuses,
-            None,
-        ),
-    ];
-    for (name, after, before, containers) in lists {
-        let (after, before) = (after.as_deref().unwrap_or_default(), before.as_deref().unwrap_or_default());
-        validate_transitions(&mut errors, after, before, spec, containers, &path.child(name));
-    }
-    let ips = |list: Vec<&String>| list.into_iter().cloned().collect::<Vec<String>>();
-    let pod_ips = |s: &PodStatus| ips(s.pod_ips.iter().flatten().map(|ip| &ip.ip).collect());
-    let host_ips = |s: &PodStatus| ips(s.host_ips.iter().flatten().map(|ip| &ip.ip).collect());
-    validate_ips(&mut errors, &pod_ips(after), &pod_ips(before), Json(&after.pod_ips), &path.child("podIPs"));
-    let hosts = host_ips(after);
-    if hosts.first().is_some_and(|first| first != text(after.host_ip.as_ref())) {
-        let at = path.child("hostIPs").index(0).child("ip");
-        errors.push(FieldError::invalid(&at, &hosts[0], "must be equal to `hostIP`"));
-    }
-    validate_ips(&mut errors, &hosts, &host_ips(before), Json(&after.host_ips), &path.child("hostIPs"));
-    errors
-}
-
-fn validate_nominated_node(
-    errors: &mut FieldErrors,
-    after: &PodStatus,
-    before: &PodStatus,
-    spec: &PodSpec,
-    path: &Path,
-) {
-    let name = text(after.nominated_node_name.as_ref());
-    if name.is_empty() || name == text(before.nominated_node_name.as_ref()) {
-        return;
-    }
-    errors.extend(is_dns1123_subdomain(name).into_iter().map(|m| FieldError::invalid(path, name, m)));
-    if !text(spec.node_name.as_ref()).is_empty() {
-        errors.push(FieldError::forbidden(path, "may not be set on pods that are already bound to a node"));
-    }
-}
-
-/// A container that has ended for good may not come back to life. `containers`: those of the spec, or None for
-/// ephemeral ones, which never restart.
-fn validate_transitions(
-    errors: &mut FieldErrors,
-    after: &[ContainerStatus],
-    before: &[ContainerStatus],
-    spec: &PodSpec,
-    containers: Option<&Vec<Container>>,
-    path: &Path,
-) {
-    if containers.is_some() && all_containers_could_restart(spec) {
-        return;
-    }
-    let end = |s: &ContainerStatus| s.state.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
-    for (i, old) in before.iter().enumerate() {
-        let Some(code) = end(old) else { continue };
-        let Some(new) = after.iter().find(|s| s.name == old.name) else { continue };
-        let container = containers.and_then(|c| c.iter().find(|c| c.name == old.name));
-        if end(new).is_none() && !container.is_some_and(|c| should_restart(c, spec, code)) {
-            let why = "may not be transitioned to non-terminated state";
-            errors.push(FieldError::forbidden(&path.index(i).child("state"), why));
-        }
-    }
-}
-
-fn all_containers_could_restart(spec: &PodSpec) -> bool {
-    let rules =
-        |c: &Container| c.restart_policy_rules.iter().flatten().any(|r| r.action == "RestartAllContainers");
-    spec.containers.iter().chain(spec.init_containers.iter().flatten()).any(rules)
-}
-
-/// Whether the kubelet starts the container again after it ended with `code` (KEP-5307 for rules).
-fn should_restart(container: &Container, spec: &PodSpec, code: i32) -> bool {
-    for rule in container.restart_policy_rules.iter().flatten() {
-        if let Some(codes) = &rule.exit_codes {
-            let listed = codes.values.iter().flatten().any(|v| *v == code);
-            let applies = (codes.operator == "In" && listed) || (codes.operator == "NotIn" && !listed);
-            if applies && rule.action == "Restart" {
-                return true;
-            }
-        }
-    }
-    let policy = container.restart_policy.as_ref().or(spec.restart_policy.as_ref());
-    match text(policy) {
-        "Never" => false,
-        "OnFailure" => code != 0,
-        _ => true,
-    }
-}
-
-fn validate_ips<T: serde::Serialize>(
-    errors: &mut FieldErrors,
-    ips: &[String],
-    stored: &[String],
-    shown: Json<'_, T>,
-    path: &Path,
-) {
-    for (i, ip) in ips.iter().enumerate() {
-        errors.extend(check_ip(&path.index(i), ip, stored));
-    }
-    let parsed: Vec<_> = ips.iter().filter_map(|ip| parse_ip_sloppy(ip)).collect();
-    let dual = parsed.iter().any(|ip| ip.is_ipv4()) && parsed.iter().any(|ip| ip.is_ipv6());
-    if ips.len() > 2 || (ips.len() == 2 && !dual) {
-        errors.push(FieldError::invalid(path, shown, "may specify no more than one IP for each IP family"));
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::pod_spec::default_pod;
     use crate::support::testing::{lines, object};
     use serde_json::{Value, json};
 
-    fn pod(change: impl FnOnce(&mut Value)) -> Pod {
+    /// A pod with one container on a node.
+    pub(in crate::core) fn pod(change: impl FnOnce(&mut Value)) -> Pod {
         let mut value = json!({
             "metadata": {"name": "web", "namespace": "default"},
             "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "nginx:1", "resources": {"requests": {"cpu": "1"}}}]},
@@ -647,47 +328,5 @@ mod tests {
             "spec: Forbidden: pod updates may not change fields other than {CHANGEABLE}\n@@ "
         )));
         assert!(one.contains("\n- \"nodeName\": \"n\",\n+ \"nodeName\": \"m\",\n"), "{one}");
-    }
-
-    #[test]
-    fn only_cpu_and_memory_are_resized() {
-        let old = pod(|_| ());
-        let check = |change: fn(&mut Value), expect: &[&str]| {
-            assert_eq!(lines(&validate_resize(&pod(change), &old)), expect);
-        };
-        check(|p| p["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "2"}}), &[]);
-        check(
-            |p| p["spec"]["containers"][0]["resources"] = json!({"requests": {"memory": "1Gi"}}),
-            &["spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed"],
-        );
-        check(
-            |p| {
-                p["spec"]["containers"][0]["resources"] =
-                    json!({"requests": {"cpu": "1", "ephemeral-storage": "1"}})
-            },
-            &["spec: Forbidden: only cpu and memory resources are mutable"],
-        );
-    }
-
-    #[test]
-    fn what_ended_for_good_stays_ended() {
-        let status = |state: Value| json!({"qosClass": "Burstable", "containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]});
-        let check = |policy: &str, code: i32, expect: &[&str]| {
-            let with = |state: Value| {
-                pod(|p| {
-                    p["spec"]["restartPolicy"] = json!(policy);
-                    p["status"] = status(state);
-                })
-            };
-            let old = with(json!({"terminated": {"exitCode": code}}));
-            let new = with(json!({"running": {}}));
-            assert_eq!(lines(&validate_status_update(&new, &old)), expect);
-        };
-        let refused =
-            ["status.containerStatuses[0].state: Forbidden: may not be transitioned to non-terminated state"];
-        check("Always", 0, &[]);
-        check("OnFailure", 1, &[]);
-        check("OnFailure", 0, &refused);
-        check("Never", 1, &refused);
     }
 }

@@ -1,6 +1,7 @@
 //! What a pod spec means where its author said nothing (upstream's `SetDefaults_*` of core/v1), and the
 //! canonical form of what was said: quantities, fields that mirror one another.
 
+use super::gates::drop_disabled;
 use super::volumes::source_count;
 use k8s_openapi::api::core::v1::{
     Container, DownwardAPIVolumeFile, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle,
@@ -167,6 +168,7 @@ pub fn default_pod_template(template: &mut PodTemplateSpec) {
 
 /// What pods and templates have in common.
 pub fn default_pod_spec(spec: &mut PodSpec) {
+    drop_disabled(spec);
     fill(&mut spec.dns_policy, "ClusterFirst");
     fill(&mut spec.restart_policy, "Always");
     fill(&mut spec.scheduler_name, DEFAULT_SCHEDULER);

@@ -148,7 +148,7 @@ pub(super) fn validate_field_ref(
     let why = match subscript {
         _ if version != "v1" => Some(format!("unsupported pod version: {version}")),
         Some(("metadata.annotations" | "metadata.labels", _)) => None,
-        Some((base, _)) => Some(format!("field label does not support subscript: {base}")),
+        Some(_) => Some(format!("field label does not support subscript: {field}")),
         None if !KNOWN_FIELDS.contains(&field) && field != "spec.host" => {
             Some(format!("field label not supported: {field}"))
         }

@@ -7,6 +7,7 @@ mod claims;
 mod containers;
 pub(crate) mod defaults;
 mod environment;
+mod gates;
 mod legacy_volumes;
 mod probes;
 mod projected;
@@ -49,3 +50,6 @@ fn nonnegative(errors: &mut FieldErrors, path: &Path, name: &str, value: Option<
         errors.push(FieldError::invalid(&path.child(name), value, "must be greater than or equal to 0"));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,19 @@ use std::collections::BTreeMap;
 const SECCOMP_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
 const SECCOMP_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
 const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
+/// Sysctls of the IPC namespace besides those below `fs.mqueue`.
+const IPC_SYSCTLS: &[&str] = &[
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+    "kernel.shm",
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.msg",
+];
 const MAX_SYSCTL_BYTES: usize = 253;
 const SYSCTL_FORMAT: &str = r"^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$";
 /// PATH_MAX - 1.
@@ -89,7 +102,8 @@ pub(super) fn validate_pod_security_context(
     let choices: [(&str, &Option<String>, &[&str]); 3] = [
         ("fsGroupChangePolicy", &s.fs_group_change_policy, &["Always", "OnRootMismatch"]),
         ("supplementalGroupsPolicy", &s.supplemental_groups_policy, &["Merge", "Strict"]),
-        ("seLinuxChangePolicy", &s.se_linux_change_policy, &["MountOption", "Recursive"]),
+        // MountOption is behind the gate SELinuxMount, which v1.36 ships switched off
+        ("seLinuxChangePolicy", &s.se_linux_change_policy, &["Recursive"]),
     ];
     for (field, value, supported) in choices {
         if let Some(value) = value.as_deref().filter(|v| !supported.contains(v)) {
@@ -126,10 +140,7 @@ fn validate_sysctls(errors: &mut FieldErrors, s: &PodSecurityContext, spec: &Pod
             errors.push(FieldError::duplicate(&at(), name));
         }
         let dotted = name.replace('/', ".");
-        let ipc = dotted.starts_with("fs.mqueue.")
-            || dotted.starts_with("kernel.shm")
-            || dotted.starts_with("kernel.msg")
-            || dotted == "kernel.sem";
+        let ipc = dotted.starts_with("fs.mqueue.") || IPC_SYSCTLS.contains(&dotted.as_str());
         if spec.host_network == Some(true) && dotted.starts_with("net.") {
             errors.push(FieldError::invalid(&at(), name, "may not be specified when 'hostNetwork' is true"));
         } else if spec.host_ipc == Some(true) && ipc {

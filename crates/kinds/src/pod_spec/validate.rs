@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{Container, PodDNSConfig, PodSpec, PodTemplateSp
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meta::validation::{
     is_dns1123_label, is_dns1123_subdomain, is_dns1123_subdomain_with_underscore, is_qualified_name,
-    name_is_dns_subdomain, validate_annotations, validate_labels,
+    validate_annotations, validate_labels,
 };
 use meta::{FieldError, FieldErrors, Json, LabelSelector, Path};
 use std::collections::BTreeMap;
@@ -240,11 +240,15 @@ pub(crate) fn validate_pod_spec_of(
     }
     validate_windows_host_process(errors, spec, path);
     validate_host_users(errors, spec, path);
-    validate_names(errors, spec, path);
+    validate_hostname_override(errors, spec, path);
+    let objects = [("serviceAccountName", &spec.service_account_name), ("nodeName", &spec.node_name)];
+    validate_names(errors, path, &objects, is_dns1123_subdomain);
     if let Some(seconds) = spec.active_deadline_seconds.filter(|s| !(1..=i64::from(i32::MAX)).contains(s)) {
         let why = meta::validation::inclusive_range_error(1, i64::from(i32::MAX));
         errors.push(FieldError::invalid(&path.child("activeDeadlineSeconds"), seconds, why));
     }
+    let own = [("hostname", &spec.hostname), ("subdomain", &spec.subdomain)];
+    validate_names(errors, path, &own, is_dns1123_label);
     if let Some(tolerations) = &spec.tolerations {
         validate_tolerations(errors, tolerations, &path.child("tolerations"));
     }
@@ -254,6 +258,10 @@ pub(crate) fn validate_pod_spec_of(
         for (j, name) in alias.hostnames.iter().flatten().enumerate() {
             refuse_each(errors, || at.child("hostnames").index(j), name, is_dns1123_subdomain(name));
         }
+    }
+    validate_names(errors, path, &[("priorityClassName", &spec.priority_class_name)], is_dns1123_subdomain);
+    if let Some(class) = &spec.runtime_class_name {
+        refuse_each(errors, || path.child("runtimeClassName"), class, is_dns1123_subdomain(class));
     }
     if let Some(policy) = spec.preemption_policy.as_deref() {
         one_of(errors, || path.child("preemptionPolicy"), policy, &["PreemptLowerPriority", "Never"]);
@@ -274,28 +282,18 @@ pub(crate) fn validate_pod_spec_of(
     validate_file_key_volumes(errors, spec, path);
 }
 
-/// Names of other objects, and the pod's own in DNS.
-fn validate_names(errors: &mut FieldErrors, spec: &PodSpec, path: &Path) {
-    validate_hostname_override(errors, spec, path);
-    let subdomains = [("serviceAccountName", &spec.service_account_name), ("nodeName", &spec.node_name)];
-    for (field, value) in subdomains {
-        let value = text(value.as_ref());
-        if !value.is_empty() {
-            refuse_each(errors, || path.child(field), value, name_is_dns_subdomain(value, false));
+/// Names that must be of a form where they are set.
+fn validate_names(
+    errors: &mut FieldErrors,
+    path: &Path,
+    names: &[(&str, &Option<String>)],
+    rule: fn(&str) -> Vec<String>,
+) {
+    for (field, name) in names {
+        let name = text(name.as_ref());
+        if !name.is_empty() {
+            refuse_each(errors, || path.child(field), name, rule(name));
         }
-    }
-    for (field, value) in [("hostname", &spec.hostname), ("subdomain", &spec.subdomain)] {
-        let value = text(value.as_ref());
-        if !value.is_empty() {
-            refuse_each(errors, || path.child(field), value, is_dns1123_label(value));
-        }
-    }
-    let class = text(spec.priority_class_name.as_ref());
-    if !class.is_empty() {
-        refuse_each(errors, || path.child("priorityClassName"), class, is_dns1123_subdomain(class));
-    }
-    if let Some(class) = &spec.runtime_class_name {
-        refuse_each(errors, || path.child("runtimeClassName"), class, is_dns1123_subdomain(class));
     }
 }
 
