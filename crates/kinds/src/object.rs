@@ -84,6 +84,7 @@ impl<T: Typed> AnyObject for T {
 pub trait AnyKind: Send + Sync {
     fn info(&self) -> &Info;
     fn decode(&self, json: &[u8]) -> Result<Object, serde_json::Error>;
+    #[allow(clippy::wrong_self_convention)] // `self` is the kind, not the object
     fn from_value(&self, value: Value) -> Result<Object, serde_json::Error>;
     fn default(&self, object: &mut Object);
     fn prepare_create(&self, object: &mut Object);

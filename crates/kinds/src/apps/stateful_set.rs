@@ -75,10 +75,10 @@ fn default(set: &mut StatefulSet) {
         strategy.type_ = Some("RollingUpdate".to_owned());
         strategy.rolling_update.get_or_insert_default();
     }
-    if strategy.type_.as_deref() == Some("RollingUpdate") {
-        if let Some(rolling) = &mut strategy.rolling_update {
-            rolling.partition.get_or_insert(0);
-        }
+    if strategy.type_.as_deref() == Some("RollingUpdate")
+        && let Some(rolling) = &mut strategy.rolling_update
+    {
+        rolling.partition.get_or_insert(0);
     }
     let retention = spec.persistent_volume_claim_retention_policy.get_or_insert_default();
     fill(&mut retention.when_deleted, "Retain");
@@ -237,7 +237,7 @@ fn template_to_judge(spec: &StatefulSetSpec) -> Cow<'_, PodTemplateSpec> {
     }
     let own = pod.volumes.take().unwrap_or_default();
     let added = volumes.len();
-    volumes.extend(own.into_iter());
+    volumes.extend(own);
     let mut i = 0;
     let claim_names: Vec<String> = volumes[..added].iter().map(|v| v.name.clone()).collect();
     volumes.retain(|v| {

@@ -61,12 +61,11 @@ pub(crate) fn canonical_quantity(quantity: &mut ApiQuantity) {
 pub(crate) fn canonical_resources(list: Option<&mut BTreeMap<String, ApiQuantity>>) {
     for quantity in list.into_iter().flat_map(BTreeMap::values_mut) {
         canonical_quantity(quantity);
-        if quantity.0.ends_with(['n', 'u']) {
-            if let Ok(fine) = Quantity::parse(&quantity.0) {
-                if !fine.is_whole_milli() {
-                    *quantity = Quantity::from_milli(fine.milli_value()).to_api();
-                }
-            }
+        if quantity.0.ends_with(['n', 'u'])
+            && let Ok(fine) = Quantity::parse(&quantity.0)
+            && !fine.is_whole_milli()
+        {
+            *quantity = Quantity::from_milli(fine.milli_value()).to_api();
         }
     }
 }
@@ -116,10 +115,10 @@ fn default_pod_ips(status: &mut k8s_openapi::api::core::v1::PodStatus) {
             }
         }
     }
-    if status.host_ips.as_deref().unwrap_or_default().is_empty() {
-        if let Some(ip) = status.host_ip.clone().filter(|ip| !ip.is_empty()) {
-            status.host_ips = Some(vec![HostIP { ip }]);
-        }
+    if status.host_ips.as_deref().unwrap_or_default().is_empty()
+        && let Some(ip) = status.host_ip.clone().filter(|ip| !ip.is_empty())
+    {
+        status.host_ips = Some(vec![HostIP { ip }]);
     }
 }
 

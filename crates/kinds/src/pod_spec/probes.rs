@@ -152,34 +152,33 @@ fn validate_handler(errors: &mut FieldErrors, handler: &Handler<'_>, context: &C
         }
         handlers == 1
     };
-    if let Some(exec) = handler.exec {
-        if first(errors, "exec") && exec.command.as_ref().is_none_or(Vec::is_empty) {
-            errors.push(FieldError::required(&path.child("exec").child("command"), ""));
-        }
+    if let Some(exec) = handler.exec
+        && first(errors, "exec")
+        && exec.command.as_ref().is_none_or(Vec::is_empty)
+    {
+        errors.push(FieldError::required(&path.child("exec").child("command"), ""));
     }
-    if let Some(http) = handler.http_get {
-        if first(errors, "httpGet") {
-            validate_http_get(errors, http, &path.child("httpGet"));
-        }
+    if let Some(http) = handler.http_get
+        && first(errors, "httpGet")
+    {
+        validate_http_get(errors, http, &path.child("httpGet"));
     }
-    if let Some(tcp) = handler.tcp_socket {
-        if first(errors, "tcpSocket") {
-            validate_port(errors, &tcp.port, || path.child("tcpSocket").child("port"));
-        }
+    if let Some(tcp) = handler.tcp_socket
+        && first(errors, "tcpSocket")
+    {
+        validate_port(errors, &tcp.port, || path.child("tcpSocket").child("port"));
     }
-    if let Some(grpc) = handler.grpc {
-        if first(errors, "grpc") {
-            validate_port(errors, &IntOrString::Int(grpc.port), || path.child("grpc").child("port"));
-        }
+    if let Some(grpc) = handler.grpc
+        && first(errors, "grpc")
+    {
+        validate_port(errors, &IntOrString::Int(grpc.port), || path.child("grpc").child("port"));
     }
-    if let Some(sleep) = handler.sleep {
-        if first(errors, "sleep") {
-            if let Some(grace) = context.grace_seconds.filter(|g| !(0..=*g).contains(&sleep.seconds)) {
-                let why =
-                    format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
-                errors.push(FieldError::invalid(&path.child("sleep"), sleep.seconds, why));
-            }
-        }
+    if let Some(sleep) = handler.sleep
+        && first(errors, "sleep")
+        && let Some(grace) = context.grace_seconds.filter(|g| !(0..=*g).contains(&sleep.seconds))
+    {
+        let why = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+        errors.push(FieldError::invalid(&path.child("sleep"), sleep.seconds, why));
     }
     if handlers == 0 {
         errors.push(FieldError::required(path, "must specify a handler type"));

@@ -290,12 +290,12 @@ pub(super) fn validate_windows_host_process(errors: &mut FieldErrors, spec: &Pod
     each_container(spec, path, |c, at| {
         containers += 1;
         let own = option(c.security_context.as_ref().and_then(|s| s.windows_options.as_ref()));
-        if let (Some(pod), Some(own)) = (pod, own) {
-            if pod != own {
-                let at = at().child("securityContext").child("windowsOptions").child("hostProcess");
-                let why = format!("pod hostProcess value must be identical if both are specified, was {pod}");
-                errors.push(FieldError::invalid(&at, own, why));
-            }
+        if let (Some(pod), Some(own)) = (pod, own)
+            && pod != own
+        {
+            let at = at().child("securityContext").child("windowsOptions").child("hostProcess");
+            let why = format!("pod hostProcess value must be identical if both are specified, was {pod}");
+            errors.push(FieldError::invalid(&at, own, why));
         }
         host_processes += usize::from(own.or(pod) == Some(true));
     });

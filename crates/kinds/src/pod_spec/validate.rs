@@ -132,11 +132,11 @@ pub(crate) fn validate_pod_annotations(
     spec: &PodSpec,
     path: &Path,
 ) {
-    if let Some(value) = annotations.get(MIRROR_POD) {
-        if text(spec.node_name.as_ref()).is_empty() {
-            let why = "must set spec.nodeName if mirror pod annotation is set";
-            errors.push(FieldError::invalid(&path.key(MIRROR_POD), value, why));
-        }
+    if let Some(value) = annotations.get(MIRROR_POD)
+        && text(spec.node_name.as_ref()).is_empty()
+    {
+        let why = "must set spec.nodeName if mirror pod annotation is set";
+        errors.push(FieldError::invalid(&path.key(MIRROR_POD), value, why));
     }
     if let Some(value) = annotations.get(TOLERATIONS).filter(|v| !v.is_empty()) {
         match serde_json::from_str::<Vec<Toleration>>(value) {

@@ -105,11 +105,11 @@ fn validate_source(errors: &mut FieldErrors, v: &Volume, is_pod: bool, pod_name:
         errors.push(FieldError::required(path, "must specify a volume type"));
         return;
     };
-    if let Some(limit) = v.empty_dir.as_ref().and_then(|e| e.size_limit.as_ref()) {
-        if Quantity::parse(&limit.0).map_or(true, Quantity::is_negative) {
-            let why = "SizeLimit field must be a valid resource quantity";
-            errors.push(FieldError::forbidden(&path.child("emptyDir").child("sizeLimit"), why));
-        }
+    if let Some(limit) = v.empty_dir.as_ref().and_then(|e| e.size_limit.as_ref())
+        && Quantity::parse(&limit.0).map_or(true, Quantity::is_negative)
+    {
+        let why = "SizeLimit field must be a valid resource quantity";
+        errors.push(FieldError::forbidden(&path.child("emptyDir").child("sizeLimit"), why));
     }
     match first {
         "hostPath" => v.host_path.iter().for_each(|h| validate_host_path(errors, h, &path.child("hostPath"))),
