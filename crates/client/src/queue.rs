@@ -268,6 +268,11 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         }
     }
 
+    /// The next key if one is ready, without waiting. The caller owes a [`done`](Self::done).
+    pub fn try_next(&self) -> Option<K> {
+        self.0.core.lock().take(now())
+    }
+
     pub fn done(&self, key: &K) {
         if self.0.core.lock().done(key) {
             self.0.changed.notify_one();

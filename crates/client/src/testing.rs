@@ -1,6 +1,7 @@
 //! An API server in memory, for tests of what uses this crate: objects of any kind as JSON, with resourceVersions,
 //! watches, preconditions, finalizers and graceful deletion of pods. No validation, no defaults, no authorization.
 
+use crate::Key;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
@@ -37,6 +38,16 @@ struct State {
     faults: Vec<(Method, String, u16, &'static str)>,
     /// Requests seen, by method and collection.
     counts: HashMap<(Method, String), usize>,
+    log: Vec<Change>,
+}
+
+/// A change of an object, as watches see it.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub plural: String,
+    pub key: Key,
+    /// None where the object is gone.
+    pub object: Option<Value>,
 }
 
 struct Watcher {
@@ -123,6 +134,23 @@ impl FakeApi {
         s.counts.get(&(method, s.collection_of(plural))).copied().unwrap_or(0)
     }
 
+    /// One request without the wire: status code and body of the answer.
+    pub fn call(&self, method: &Method, path: &str, content_type: &str, body: &[u8]) -> (u16, Value) {
+        let mut s = self.0.lock();
+        let Some(target) = s.parse(path) else { return refusal(404, "NotFound", "no such path") };
+        s.answer(method, &target, body, content_type.contains("strategic"), &HashMap::new())
+    }
+
+    /// Changes since the start.
+    pub fn log_len(&self) -> usize {
+        self.0.lock().log.len()
+    }
+
+    /// Every change since the start, from one of them on.
+    pub fn log(&self, from: usize) -> Vec<Change> {
+        self.0.lock().log[from..].to_vec()
+    }
+
     async fn answer(&self, request: Request<Body>) -> Answer {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
@@ -132,18 +160,18 @@ impl FakeApi {
         let mut s = self.0.lock();
         if let Some(i) = s.faults.iter().position(|(m, p, ..)| *m == parts.method && path.contains(p)) {
             let (_, _, code, reason) = s.faults.remove(i);
-            return status(code, reason, "as the test asked");
+            return whole(refusal(code, reason, "as the test asked"));
         }
         if path == "/api" || path == "/apis" {
-            return whole(StatusCode::OK, &s.discovery(path == "/api"));
+            return whole((200, s.discovery(path == "/api")));
         }
-        let Some(target) = s.parse(&path) else { return status(404, "NotFound", "no such path") };
+        let Some(target) = s.parse(&path) else { return whole(refusal(404, "NotFound", "no such path")) };
         *s.counts.entry((parts.method.clone(), target.served.collection())).or_insert(0) += 1;
         if parts.method == Method::GET && query.get("watch").is_some_and(|w| w == "true") {
             return s.watch(&target, &query);
         }
         let patch = parts.headers.get(http::header::CONTENT_TYPE).and_then(|h| h.to_str().ok()).unwrap_or("");
-        s.answer(&parts.method, &target, &body, patch.contains("strategic"), &query)
+        whole(s.answer(&parts.method, &target, &body, patch.contains("strategic"), &query))
     }
 }
 
@@ -172,19 +200,19 @@ fn text<'a>(v: &'a Value, pointer: &str) -> &'a str {
     v.pointer(pointer).and_then(Value::as_str).unwrap_or("")
 }
 
-fn whole(code: StatusCode, body: &Value) -> Answer {
+fn whole((code, body): (u16, Value)) -> Answer {
     let body = http_body_util::Full::new(Bytes::from(body.to_string()));
     let mut r = Response::new(UnsyncBoxBody::new(body));
-    *r.status_mut() = code;
+    *r.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     r
 }
 
-fn status(code: u16, reason: &str, message: &str) -> Answer {
+fn refusal(code: u16, reason: &str, message: &str) -> (u16, Value) {
     let body = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message, "reason": reason,
         "code": code,
     });
-    whole(StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &body)
+    (code, body)
 }
 
 fn line(kind: &str, object: &Value) -> Bytes {
@@ -249,6 +277,11 @@ impl State {
     }
 
     fn emit(&mut self, collection: &str, kind: &str, object: &Value) {
+        self.log.push(Change {
+            plural: collection.rsplit('/').next().unwrap_or("").to_owned(),
+            key: Key::new(text(object, "/metadata/namespace"), text(object, "/metadata/name")),
+            object: (kind != "DELETED").then(|| object.clone()),
+        });
         let namespace = text(object, "/metadata/namespace").to_owned();
         let event = line(kind, object);
         self.watchers.retain(|w| {
@@ -311,7 +344,7 @@ impl State {
             let _ = events.send(line("BOOKMARK", &mark));
         } else if query.get("resourceVersion").and_then(|v| v.parse::<u64>().ok()) != Some(self.version) {
             // No history is kept: only the newest version can be resumed.
-            return status(410, "Expired", "too old resource version");
+            return whole(refusal(410, "Expired", "too old resource version"));
         }
         self.watchers.push(Watcher { collection, namespace: target.namespace.clone(), events });
         let stream = futures::stream::unfold(receiver, |mut r| async {
@@ -337,7 +370,7 @@ impl State {
         body: &[u8],
         strategic: bool,
         query: &HashMap<String, String>,
-    ) -> Answer {
+    ) -> (u16, Value) {
         let collection = target.served.collection();
         let sent: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
         let Some(name) = &target.name else {
@@ -346,9 +379,9 @@ impl State {
                     let items = self.selected(target, query);
                     let version = self.version.to_string();
                     let kind = format!("{}List", target.served.kind);
-                    whole(
-                        StatusCode::OK,
-                        &json!({
+                    (
+                        200,
+                        json!({
                             "kind": kind, "apiVersion": target.served.api_version(),
                             "metadata": {"resourceVersion": version}, "items": items,
                         }),
@@ -359,23 +392,23 @@ impl State {
                     for o in self.selected(target, query) {
                         self.delete(&collection, o, &sent);
                     }
-                    whole(StatusCode::OK, &json!({"kind": "Status", "status": "Success"}))
+                    (200, json!({"kind": "Status", "status": "Success"}))
                 }
-                _ => status(405, "MethodNotAllowed", "not on a collection"),
+                _ => refusal(405, "MethodNotAllowed", "not on a collection"),
             };
         };
         let k = key(target.namespace.as_deref().unwrap_or(""), name);
         let Some(old) = self.objects.get(&collection).and_then(|c| c.get(&k)).cloned() else {
-            return status(404, "NotFound", &format!("{} {name:?} not found", target.served.plural));
+            return refusal(404, "NotFound", &format!("{} {name:?} not found", target.served.plural));
         };
         let same = |field: &str, from: &Value| {
             let want = text(from, &format!("/metadata/{field}"));
             want.is_empty() || want == text(&old, &format!("/metadata/{field}"))
         };
         match *method {
-            Method::GET => whole(StatusCode::OK, &old),
+            Method::GET => (200, old),
             Method::PUT | Method::PATCH if !same("uid", &sent) || !same("resourceVersion", &sent) => {
-                status(409, "Conflict", "the object has been modified")
+                refusal(409, "Conflict", "the object has been modified")
             }
             Method::PUT | Method::PATCH => {
                 let mut new = sent;
@@ -412,24 +445,24 @@ impl State {
                     }
                 }
                 if result == old {
-                    return whole(StatusCode::OK, &old);
+                    return (200, old);
                 }
                 let written = self.write(&collection, result, false);
-                whole(StatusCode::OK, &written)
+                (200, written)
             }
             Method::DELETE => {
                 let want = json!({"metadata": sent.get("preconditions").cloned().unwrap_or_default()});
                 if !same("uid", &want) || !same("resourceVersion", &want) {
-                    return status(409, "Conflict", "the precondition does not hold");
+                    return refusal(409, "Conflict", "the precondition does not hold");
                 }
                 let object = self.delete(&collection, old, &sent);
-                whole(StatusCode::OK, &object)
+                (200, object)
             }
-            _ => status(405, "MethodNotAllowed", "not on an object"),
+            _ => refusal(405, "MethodNotAllowed", "not on an object"),
         }
     }
 
-    fn create(&mut self, target: &Target, mut object: Value) -> Answer {
+    fn create(&mut self, target: &Target, mut object: Value) -> (u16, Value) {
         let collection = target.served.collection();
         if let Some(ns) = &target.namespace {
             object["metadata"]["namespace"] = json!(ns);
@@ -440,10 +473,10 @@ impl State {
         }
         let k = key(text(&object, "/metadata/namespace"), text(&object, "/metadata/name"));
         if self.objects.get(&collection).is_some_and(|c| c.contains_key(&k)) {
-            return status(409, "AlreadyExists", &format!("{} {k:?} already exists", target.served.plural));
+            return refusal(409, "AlreadyExists", &format!("{} {k:?} already exists", target.served.plural));
         }
         let written = self.write(&collection, object, true);
-        whole(StatusCode::CREATED, &written)
+        (201, written)
     }
 
     fn delete(&mut self, collection: &str, mut object: Value, options: &Value) -> Value {

@@ -19,6 +19,8 @@ pub mod refs;
 pub mod replicaset;
 mod runner;
 pub mod serviceaccount;
+#[cfg(test)]
+mod sim;
 pub mod world;
 
 pub use controller::{Controller, Watches};

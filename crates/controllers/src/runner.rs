@@ -6,7 +6,7 @@ use crate::plan::{Action, Failure, Mode, Note, Op, Plan, Step, Target};
 use crate::world::World;
 use client::{Client, Key, Recorder, WorkQueue};
 use futures::future::join_all;
-use http::{Request, header::CONTENT_TYPE};
+use http::{Method, Request, header::CONTENT_TYPE};
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
@@ -220,42 +220,10 @@ impl Shell {
     }
 
     async fn send(&self, op: &Op) -> Result<Answer, Failure> {
-        let collection = Key { namespace: op.key.namespace.clone(), name: "".into() };
-        let path = op.target.path(&op.key, op.subresource);
-        let json = "application/json";
-        let request = match &op.action {
-            Action::Create(body) => Request::post(op.target.path(&collection, op.subresource))
-                .header(CONTENT_TYPE, json)
-                .body(body.clone()),
-            Action::Replace(body) => Request::put(path).header(CONTENT_TYPE, json).body(body.clone()),
-            Action::MergePatch(body) => {
-                Request::patch(path).header(CONTENT_TYPE, "application/merge-patch+json").body(body.clone())
-            }
-            Action::StrategicPatch(body) => Request::patch(path)
-                .header(CONTENT_TYPE, "application/strategic-merge-patch+json")
-                .body(body.clone()),
-            Action::Delete { uid, version, propagation, grace_seconds } => {
-                let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
-                if uid.is_some() || version.is_some() {
-                    options["preconditions"] = json!({});
-                }
-                if let Some(u) = uid {
-                    options["preconditions"]["uid"] = json!(u);
-                }
-                if let Some(v) = version {
-                    options["preconditions"]["resourceVersion"] = json!(v);
-                }
-                if let Some(p) = propagation {
-                    options["propagationPolicy"] = json!(p);
-                }
-                if let Some(g) = grace_seconds {
-                    options["gracePeriodSeconds"] = json!(g);
-                }
-                Request::delete(path).header(CONTENT_TYPE, json).body(options.to_string().into_bytes())
-            }
-            Action::VerifyAlive { .. } | Action::VerifyAbsent => Request::get(path).body(Vec::new()),
-        };
         let local = |message: String| Failure { code: 0, reason: String::new(), message };
+        let w = wire(op);
+        let request =
+            Request::builder().method(w.method).uri(w.path).header(CONTENT_TYPE, w.content_type).body(w.body);
         let request = request.map_err(|e| local(e.to_string()))?;
         match tokio::time::timeout(REQUEST_TIMEOUT, self.client.request::<Answer>(request)).await {
             Err(_) => Err(local(format!("no answer within {REQUEST_TIMEOUT:?}"))),
@@ -268,6 +236,47 @@ impl Shell {
         let message = note.message.replace("{name}", name).replace("{error}", error);
         self.recorder.event(&note.about, note.kind, note.reason, message);
     }
+}
+
+/// A request, before it is sent.
+pub(crate) struct Wire {
+    pub method: Method,
+    pub path: String,
+    pub content_type: &'static str,
+    pub body: Vec<u8>,
+}
+
+/// How an operation is asked for.
+pub(crate) fn wire(op: &Op) -> Wire {
+    const JSON: &str = "application/json";
+    let (method, content_type, body) = match &op.action {
+        Action::Create(body) => (Method::POST, JSON, body.clone()),
+        Action::Replace(body) => (Method::PUT, JSON, body.clone()),
+        Action::MergePatch(body) => (Method::PATCH, "application/merge-patch+json", body.clone()),
+        Action::StrategicPatch(body) => {
+            (Method::PATCH, "application/strategic-merge-patch+json", body.clone())
+        }
+        Action::VerifyAlive { .. } | Action::VerifyAbsent => (Method::GET, JSON, Vec::new()),
+        Action::Delete { uid, version, propagation, grace_seconds } => {
+            let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
+            if let Some(u) = uid {
+                options["preconditions"]["uid"] = json!(u);
+            }
+            if let Some(v) = version {
+                options["preconditions"]["resourceVersion"] = json!(v);
+            }
+            if let Some(p) = propagation {
+                options["propagationPolicy"] = json!(p);
+            }
+            if let Some(g) = grace_seconds {
+                options["gracePeriodSeconds"] = json!(g);
+            }
+            (Method::DELETE, JSON, options.to_string().into_bytes())
+        }
+    };
+    let collection = Key { namespace: op.key.namespace.clone(), name: "".into() };
+    let key = if method == Method::POST { &collection } else { &op.key };
+    Wire { path: op.target.path(key, op.subresource), method, content_type, body }
 }
 
 pub(crate) fn failure(e: kube::Error) -> Failure {

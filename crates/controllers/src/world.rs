@@ -50,25 +50,17 @@ macro_rules! world {
                 $(if *target == Target::of::<$kind>() { return self.$field.saw_deleted(key, uid).await; })*
             }
 
-            /// The object as JSON, for simulations.
+            /// Puts or removes an object of the kind with this plural name, in simulations.
             #[cfg(test)]
-            pub fn get_json(&self, target: &Target, key: &Key) -> Option<serde_json::Value> {
-                $(if *target == Target::of::<$kind>() {
-                    return self.$field.get(key).map(|o| serde_json::to_value(&*o).unwrap());
+            pub fn apply(&self, plural: &str, key: &Key, object: Option<serde_json::Value>) {
+                use kube::Resource;
+                $(if plural == <$kind>::plural(&()) {
+                    match object {
+                        Some(o) => self.$field.put(serde_json::from_value(o).unwrap()),
+                        None => self.$field.remove(key),
+                    }
+                    return;
                 })*
-                None
-            }
-
-            #[cfg(test)]
-            pub fn put_json(&self, target: &Target, object: serde_json::Value) {
-                $(if *target == Target::of::<$kind>() {
-                    return self.$field.put(serde_json::from_value(object).unwrap());
-                })*
-            }
-
-            #[cfg(test)]
-            pub fn remove(&self, target: &Target, key: &Key) {
-                $(if *target == Target::of::<$kind>() { return self.$field.remove(key); })*
             }
         }
     };

@@ -125,6 +125,10 @@ impl Rollout<'_> {
         if limit <= 0 {
             return false;
         }
+        if self.old.iter().any(|s| s.available() > s.replicas()) {
+            // It has not caught up with the last time it was shrunk: what it counts is no ground for going on.
+            return false;
+        }
         let mut cleaned = 0;
         for i in 0..self.old.len() {
             let (have, available) = (self.old[i].replicas(), self.old[i].available());

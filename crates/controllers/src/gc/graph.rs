@@ -41,7 +41,6 @@ pub(super) trait Source: Send + Sync {
     fn owned_by(&self, uid: &str) -> Vec<ObjectMeta>;
     fn on_change(&self, f: OnChange);
     fn synced(&self) -> BoxFuture<'_, ()>;
-    fn has_synced(&self) -> bool;
 }
 
 impl<K: Cached> Source for Informer<K> {
@@ -65,10 +64,6 @@ impl<K: Cached> Source for Informer<K> {
 
     fn synced(&self) -> BoxFuture<'_, ()> {
         Box::pin(Informer::synced(self))
-    }
-
-    fn has_synced(&self) -> bool {
-        Informer::has_synced(self)
     }
 }
 

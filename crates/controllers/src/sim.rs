@@ -1,0 +1,257 @@
+//! Controllers played against an API server in memory, in one thread and from one seed: each controller sees the world
+//! late, by its own lag, pods come up and go down at random, and time jumps when nothing else can happen.
+
+use crate::controller::{Controller, Watches};
+use crate::plan::{Failure, Mode, Note, Op, Plan};
+use crate::runner::wire;
+use crate::world::World;
+use client::testing::FakeApi;
+use client::{Key, WorkQueue};
+use k8s_openapi::jiff::SignedDuration;
+use meta::Time;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+
+pub(crate) const KINDS: &[(&str, &str, &str, bool)] = &[
+    ("v1", "Pod", "pods", true),
+    ("v1", "Service", "services", true),
+    ("v1", "Endpoints", "endpoints", true),
+    ("v1", "Namespace", "namespaces", false),
+    ("v1", "Node", "nodes", false),
+    ("v1", "ConfigMap", "configmaps", true),
+    ("v1", "ServiceAccount", "serviceaccounts", true),
+    ("v1", "ReplicationController", "replicationcontrollers", true),
+    ("v1", "Event", "events", true),
+    ("apps/v1", "ReplicaSet", "replicasets", true),
+    ("apps/v1", "Deployment", "deployments", true),
+    ("coordination.k8s.io/v1", "Lease", "leases", true),
+    ("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", true),
+    ("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", false),
+];
+
+/// Steps after which a simulation that has not come to rest has failed.
+const MAX_STEPS: usize = 20_000;
+
+type Reconcile = Box<dyn Fn(&Key, &World, Time) -> Plan>;
+
+struct Player {
+    reconcile: Reconcile,
+    queue: WorkQueue<Key>,
+    /// What this controller sees, and how much of the log that is.
+    world: World,
+    seen: usize,
+    wakes: Vec<(Time, Key)>,
+    failed: Vec<Key>,
+}
+
+pub(crate) struct Sim {
+    pub api: FakeApi,
+    pub now: Time,
+    rng: StdRng,
+    players: Vec<Player>,
+    /// Events, as `reason: message`.
+    pub notes: Vec<String>,
+    /// Checked after every step.
+    pub invariant: Option<Box<dyn Fn(&FakeApi)>>,
+}
+
+impl Sim {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            api: FakeApi::new(KINDS),
+            now: "2026-01-01T00:00:00Z".parse().unwrap(),
+            rng: StdRng::seed_from_u64(seed),
+            players: Vec::new(),
+            notes: Vec::new(),
+            invariant: None,
+        }
+    }
+
+    pub fn add<C: Controller>(&mut self, controller: C) {
+        let mut watches = Watches::default();
+        C::watches(&mut watches);
+        let (world, queue) = (World::detached(), WorkQueue::new());
+        for subscribe in watches.subscriptions {
+            subscribe(&world, &queue);
+        }
+        self.players.push(Player {
+            reconcile: Box::new(move |key, world, now| controller.reconcile(key, world, now)),
+            queue,
+            world,
+            seen: 0,
+            wakes: Vec::new(),
+            failed: Vec::new(),
+        });
+    }
+
+    /// Plays until nothing can happen any more, apart from wakes later than `horizon`.
+    pub fn settle(&mut self, horizon: SignedDuration) {
+        let end = self.now + horizon;
+        for _ in 0..MAX_STEPS {
+            if !self.step(end) {
+                return;
+            }
+            if let Some(check) = &self.invariant {
+                check(&self.api);
+            }
+        }
+        panic!("no rest after {MAX_STEPS} steps");
+    }
+
+    /// Plays a number of steps only: into the middle of things.
+    pub fn play(&mut self, steps: usize) {
+        for _ in 0..steps {
+            let end = self.now;
+            self.step(end);
+        }
+    }
+
+    fn step(&mut self, end: Time) -> bool {
+        let log = self.api.log_len();
+        let lagging: Vec<usize> = (0..self.players.len()).filter(|i| self.players[*i].seen < log).collect();
+        let busy: Vec<usize> =
+            (0..self.players.len()).filter(|i| self.players[*i].queue.stats().depth > 0).collect();
+        let pods = self.moving_pods();
+        let mut choices = Vec::new();
+        if !lagging.is_empty() {
+            choices.push(0);
+        }
+        if !busy.is_empty() {
+            choices.push(1);
+        }
+        if !pods.is_empty() {
+            choices.push(2);
+        }
+        match choices.choose(&mut self.rng) {
+            Some(0) => {
+                let i = *lagging.choose(&mut self.rng).unwrap();
+                let n = self.rng.random_range(1..=log - self.players[i].seen);
+                self.deliver(i, n);
+            }
+            Some(1) => {
+                let i = *busy.choose(&mut self.rng).unwrap();
+                self.reconcile(i);
+            }
+            Some(_) => {
+                let pod = pods.choose(&mut self.rng).unwrap().clone();
+                self.kubelet(pod);
+            }
+            None => return self.jump(end),
+        }
+        true
+    }
+
+    /// Lets time pass until the next wake or retry.
+    fn jump(&mut self, end: Time) -> bool {
+        let mut retried = false;
+        for p in &mut self.players {
+            for key in p.failed.drain(..) {
+                p.queue.add(key);
+                retried = true;
+            }
+        }
+        if retried {
+            return true;
+        }
+        let next = self.players.iter().flat_map(|p| &p.wakes).map(|(t, _)| *t).min();
+        let Some(at) = next.filter(|t| *t <= end) else { return false };
+        self.now = self.now.max(at);
+        for p in &mut self.players {
+            let now = self.now;
+            let (due, later) = p.wakes.drain(..).partition::<Vec<_>, _>(|(t, _)| *t <= now);
+            p.wakes = later;
+            due.into_iter().for_each(|(_, key)| p.queue.add(key));
+        }
+        true
+    }
+
+    fn deliver(&mut self, i: usize, n: usize) {
+        let p = &mut self.players[i];
+        for change in self.api.log(p.seen).into_iter().take(n) {
+            p.world.apply(&change.plural, &change.key, change.object);
+            p.seen += 1;
+        }
+    }
+
+    fn reconcile(&mut self, i: usize) {
+        let Some(key) = self.players[i].queue.try_next() else { return };
+        let plan = (self.players[i].reconcile)(&key, &self.players[i].world, self.now);
+        self.notes.extend(plan.notes.iter().map(show));
+        let mut failed = plan.retry.is_some();
+        let before = self.api.log_len();
+        'steps: for step in plan.steps {
+            for op in &step.ops {
+                if let Err(failure) = self.carry_out(op) {
+                    failed = true;
+                    if let Some(recover) = step.on_failure {
+                        recover(&failure).iter().for_each(|op| drop(self.carry_out(op)));
+                    }
+                    break 'steps;
+                }
+            }
+            assert!(step.mode != Mode::InOrder || step.ops.len() == 1);
+        }
+        // A controller sees its own writes before it looks again.
+        let after = self.api.log_len();
+        if after > before {
+            self.deliver(i, after - self.players[i].seen);
+        }
+        let p = &mut self.players[i];
+        p.wakes.retain(|(_, k)| *k != key);
+        p.wakes.extend(plan.wake_at.map(|t| (t, key.clone())));
+        if failed {
+            p.failed.push(key.clone());
+        }
+        p.queue.done(&key);
+    }
+
+    fn carry_out(&mut self, op: &Op) -> Result<(), Failure> {
+        let w = wire(op);
+        let (code, body) = self.api.call(&w.method, &w.path, w.content_type, &w.body);
+        let text = |p: &str| body.pointer(p).and_then(Value::as_str).unwrap_or("").to_owned();
+        let absent = op.action == crate::plan::Action::VerifyAbsent;
+        if code < 400 && !absent || code == 404 && absent {
+            self.notes.extend(op.then.as_ref().map(|n| show(n).replace("{name}", &text("/metadata/name"))));
+            return Ok(());
+        }
+        let failure = Failure { code, reason: text("/reason"), message: text("/message") };
+        if op.tolerate.contains(&failure.reason.as_str()) {
+            return Ok(());
+        }
+        self.notes.extend(op.otherwise.as_ref().map(|n| show(n).replace("{error}", &failure.message)));
+        Err(failure)
+    }
+
+    /// Pods that a kubelet would do something about.
+    fn moving_pods(&self) -> Vec<Value> {
+        let mut pods = self.api.list("pods");
+        pods.retain(|p| {
+            let failing = p["spec"]["containers"][0]["image"] == "broken";
+            p["metadata"].get("deletionTimestamp").is_some() || p.get("status").is_none() && !failing
+        });
+        pods
+    }
+
+    fn kubelet(&mut self, mut pod: Value) {
+        let key = (
+            pod["metadata"]["namespace"].as_str().unwrap_or("").to_owned(),
+            pod["metadata"]["name"].as_str().unwrap().to_owned(),
+        );
+        if pod["metadata"].get("deletionTimestamp").is_some() {
+            return self.api.remove("pods", &key.0, &key.1);
+        }
+        let since = self.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        pod["spec"]["nodeName"] = json!("node");
+        pod["status"] = json!({
+            "phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": since}],
+        });
+        self.api.put(pod);
+    }
+}
+
+fn show(note: &Note) -> String {
+    format!("{}: {}", note.reason, note.message)
+}
