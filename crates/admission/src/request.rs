@@ -24,8 +24,6 @@ pub trait World {
 /// One write on its way.
 pub struct Request<'a> {
     pub operation: Operation,
-    /// Kind of the main resource: `Pod`.
-    pub kind: &'a str,
     pub resource: &'a GroupResource,
     /// Empty for the main resource.
     pub subresource: &'a str,

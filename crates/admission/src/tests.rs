@@ -84,7 +84,6 @@ fn run<T: DeserializeOwned + kinds::AnyObject>(
     let world = world();
     let request = Request {
         operation,
-        kind: "",
         resource: &gr,
         subresource,
         namespace,

@@ -1,0 +1,295 @@
+//! The front: who asks, may they, and which handler answers. One path for requests over TLS and in memory.
+
+mod admission;
+pub mod authenticate;
+mod discovery;
+mod health;
+mod indexes;
+mod kubelet;
+mod limits;
+mod metrics;
+mod objects;
+mod openapi;
+mod proxy;
+mod respond;
+mod serve;
+mod virtual_reviews;
+mod virtual_token;
+
+pub use admission::Chain;
+pub use authenticate::Peer;
+pub use health::{VERSION, platform};
+pub use kubelet::Kubelets;
+pub use indexes::{Objects, start as start_indexes};
+pub use objects::Endpoint;
+pub use serve::{Tls, TlsError, serve};
+
+use crate::request::{Context, Request, RequestInfo, Response};
+use crate::resource::Resources;
+use auth::{Attributes, Authorizer, User, Verdict};
+use authenticate::Tokens;
+use discovery::{Discovery, Resource};
+use futures::FutureExt;
+use health::Health;
+use http::{HeaderValue, Method, StatusCode, header};
+use limits::InFlight;
+use meta::{ApiError, GroupResource, GroupVersionKind, Time};
+use metrics::Metrics;
+use openapi::OpenApi;
+use serde_json::json;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Longest user agent that is kept, in bytes (as upstream's default field manager).
+const MAX_AGENT_BYTES: usize = 128;
+
+/// Everything a request meets on its way.
+pub struct Front {
+    pub resources: Arc<Resources>,
+    pub authorizer: Arc<Authorizer>,
+    pub tokens: Tokens,
+    pub objects: Objects,
+    pub health: Health,
+    pub kubelets: Kubelets,
+    pub anonymous: bool,
+    discovery: Discovery,
+    openapi: OpenApi,
+    metrics: Metrics,
+    in_flight: InFlight,
+    now: fn() -> Time,
+}
+
+/// What a front is made of.
+pub struct Parts {
+    pub resources: Arc<Resources>,
+    pub authorizer: Arc<Authorizer>,
+    pub tokens: Tokens,
+    pub objects: Objects,
+    pub kubelets: Kubelets,
+    pub anonymous: bool,
+    /// `host:port`, for discovery.
+    pub address: String,
+    pub now: fn() -> Time,
+}
+
+fn method_not_allowed(info: &RequestInfo) -> ApiError {
+    let resource = GroupResource { group: info.group.clone().into(), resource: info.resource.clone().into() };
+    ApiError::method_not_allowed(&resource, &info.verb)
+}
+
+/// Everything that is served, for discovery and OpenAPI.
+fn served() -> Vec<Resource> {
+    let mut all: Vec<Resource> = kinds::ALL.iter().map(|k| Resource::of(k.info())).collect();
+    all.extend(virtual_reviews::resources());
+    if !all.iter().any(|r| r.plural == "bindings") {
+        all.push(Resource::answered(GroupVersionKind::of("", "v1", "Binding"), "bindings", true, &["create"]));
+    }
+    all
+}
+
+impl Front {
+    pub fn new(parts: Parts) -> Self {
+        let served = served();
+        Self {
+            discovery: Discovery::new(&served, &parts.address),
+            openapi: OpenApi::new(&served),
+            resources: parts.resources,
+            authorizer: parts.authorizer,
+            tokens: parts.tokens,
+            objects: parts.objects,
+            health: Health::default(),
+            kubelets: parts.kubelets,
+            anonymous: parts.anonymous,
+            metrics: Metrics::default(),
+            in_flight: InFlight::default(),
+            now: parts.now,
+        }
+    }
+
+    /// Answers a request, whatever happens: a panic of a handler is its own request's failure.
+    pub async fn handle(&self, peer: &Peer, request: Request) -> Response {
+        let began = Instant::now();
+        let head = request.method() == Method::HEAD;
+        let (info, mut response) = match AssertUnwindSafe(self.try_handle(peer, request)).catch_unwind().await {
+            Ok((info, Ok(response))) => (info, response),
+            Ok((info, Err(error))) => (info, respond::error(&error)),
+            Err(panic) => {
+                let why = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+                let why = why.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+                tracing::error!(why, "a request's handler panicked");
+                self.metrics.panics.inc();
+                let error = ApiError::internal("the request's handler failed unexpectedly");
+                (Arc::default(), respond::error(&error))
+            }
+        };
+        self.metrics.observe(&info, response.status().as_u16(), began.elapsed());
+        let headers = response.headers_mut();
+        if !headers.contains_key(header::CACHE_CONTROL) {
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+        }
+        if head {
+            *response.body_mut() = respond::empty();
+        }
+        response
+    }
+
+    async fn try_handle(&self, peer: &Peer, mut request: Request) -> (Arc<RequestInfo>, Result<Response, ApiError>) {
+        let uri = request.uri();
+        let parsed = match RequestInfo::parse(request.method(), uri.path(), uri.query().unwrap_or("")) {
+            Ok(parsed) => parsed,
+            Err(bad) => return (Arc::default(), Err(ApiError::internal(bad))),
+        };
+        let info = Arc::new(parsed.info);
+        let now = (self.now)();
+        let user = match self.identify(peer, &request, now) {
+            Ok(user) => user,
+            Err(error) => return (info, Err(error)),
+        };
+        if let Err(error) = self.authorize(&user, &info, parsed.field_selector) {
+            return (info, Err(error));
+        }
+        request.headers_mut().remove(header::AUTHORIZATION);
+        let context = Context { info: info.clone(), agent: agent(&request), user };
+        let answer = self.dispatch(context, request, now).await;
+        (info, answer)
+    }
+
+    fn identify(&self, peer: &Peer, request: &Request, now: Time) -> Result<Arc<User>, ApiError> {
+        let headers = request.headers();
+        let user = authenticate::authenticate(peer, headers, &self.tokens, self.anonymous, now)?;
+        Ok(match authenticate::impersonate(headers, &user, &self.authorizer)? {
+            Some(other) => Arc::new(other),
+            None => user,
+        })
+    }
+
+    fn authorize(&self, user: &User, info: &RequestInfo, field_selector: String) -> Result<(), ApiError> {
+        if user.in_group(User::MASTERS) {
+            return Ok(());
+        }
+        let attributes = Attributes {
+            verb: info.verb.clone(),
+            group: info.group.clone(),
+            version: info.version.clone(),
+            resource: info.resource.clone(),
+            subresource: info.subresource.clone(),
+            namespace: info.namespace.clone(),
+            name: info.name.clone(),
+            is_resource: info.is_resource,
+            path: info.path.clone(),
+            field_selector,
+        };
+        let decision = self.authorizer.authorize(user, &attributes);
+        if decision.verdict == Verdict::Allow {
+            return Ok(());
+        }
+        tracing::debug!(user = user.name, verb = info.verb, path = info.path, "forbidden");
+        Err(auth::forbidden(user, &attributes, &decision.reason))
+    }
+
+    async fn dispatch(&self, context: Context, request: Request, now: Time) -> Result<Response, ApiError> {
+        if !context.info.is_resource {
+            return self.answer_path(&request);
+        }
+        if context.info.is_long_running() {
+            return self.answer_resource(context, request, now).await;
+        }
+        let mutating = context.info.is_mutating();
+        let Some(_place) = self.in_flight.enter(&context.user).await else {
+            self.metrics.rejected.inc();
+            return Err(limits::too_many());
+        };
+        self.metrics.in_flight(mutating, 1);
+        let limit = limits::deadline(request.uri().query().unwrap_or(""));
+        let answer = tokio::time::timeout(limit, self.answer_resource(context, request, now)).await;
+        self.metrics.in_flight(mutating, -1);
+        answer.unwrap_or_else(|_| Err(limits::timed_out()))
+    }
+
+    async fn answer_resource(&self, context: Context, request: Request, now: Time) -> Result<Response, ApiError> {
+        let info = context.info.clone();
+        if virtual_reviews::serves(&info.group, &info.version, &info.resource) {
+            return virtual_reviews::handle(self, &context, request, now).await;
+        }
+        match (info.group.as_str(), info.resource.as_str(), info.subresource.as_str()) {
+            ("", "serviceaccounts", "token") => virtual_token::handle(self, &context, request, now).await,
+            ("", "pods", "log" | "exec" | "attach" | "portforward") => kubelet::handle(self, &context, request).await,
+            ("", "pods" | "services" | "nodes", "proxy") => proxy::handle(self, &context, request).await,
+            ("", "pods" | "services" | "nodes", "") if info.verb == "proxy" => {
+                proxy::handle(self, &context, request).await
+            }
+            _ => Ok(self.resources.handle(context, request).await),
+        }
+    }
+
+    /// Paths that are no resources.
+    fn answer_path(&self, request: &Request) -> Result<Response, ApiError> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Err(ApiError::new(meta::Reason::MethodNotAllowed, "the server does not allow this method on the requested resource"));
+        }
+        let uri = request.uri();
+        let path = uri.path();
+        if let Some(response) = self.health.answer(path, uri.query().unwrap_or("")) {
+            return Ok(response);
+        }
+        match path {
+            "/" | "/index.html" => Ok(respond::json(StatusCode::OK, &json!({"paths": self.paths()}))),
+            "/version" | "/version/" => Ok(respond::json(StatusCode::OK, health::version())),
+            "/metrics" => Ok(self.metrics.answer()),
+            "/openid/v1/jwks" | "/openid/v1/jwks/" => {
+                let keys = self.tokens.signer.jwks().to_string();
+                Ok(respond::bytes(StatusCode::OK, "application/jwk-set+json", keys))
+            }
+            "/.well-known/openid-configuration" | "/.well-known/openid-configuration/" => {
+                let issuer = auth::token::ISSUER;
+                let document = json!({
+                    "issuer": issuer,
+                    "jwks_uri": format!("{issuer}/openid/v1/jwks"),
+                    "response_types_supported": ["id_token"],
+                    "subject_types_supported": ["public"],
+                    "id_token_signing_alg_values_supported": ["ES256"],
+                });
+                Ok(respond::json(StatusCode::OK, &document))
+            }
+            _ if path.starts_with("/openapi/") => self.openapi.answer(request).ok_or_else(ApiError::page_not_found),
+            _ => discovery::answer(&self.discovery, request),
+        }
+    }
+
+    /// What `/` lists.
+    fn paths(&self) -> Vec<String> {
+        let mut paths: Vec<String> = [
+            "/.well-known/openid-configuration",
+            "/api",
+            "/apis",
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/openid/v1/jwks",
+            "/readyz",
+            "/version",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        for (group, version) in &self.discovery.versions {
+            if group.is_empty() {
+                paths.push(format!("/api/{version}"));
+            } else {
+                paths.extend([format!("/apis/{group}"), format!("/apis/{group}/{version}")]);
+            }
+        }
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+}
+
+/// The user agent up to the first slash: the default field manager.
+fn agent(request: &Request) -> String {
+    let text = request.headers().get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let first = text.split('/').next().unwrap_or("");
+    first.chars().filter(|c| !c.is_control()).take(MAX_AGENT_BYTES).collect()
+}

@@ -1,0 +1,196 @@
+//! Real kubectl against a server on the loopback, over TLS, with an in-memory store.
+
+use apiserver::{ApiServer, Config};
+use auth::User;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::process::Command;
+use tokio::sync::oneshot;
+
+struct Cluster {
+    server: Arc<ApiServer>,
+    directory: tempfile::TempDir,
+    stop: Option<oneshot::Sender<()>>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let config = Config::local(directory.path().to_owned(), port);
+        let server = ApiServer::start(config, store::memory::open()).await.unwrap();
+        std::fs::write(directory.path().join("admin"), server.admin_kubeconfig(&server.url())).unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let serving = {
+            let server = server.clone();
+            tokio::spawn(async move { server.serve(listener, async { drop(stopped.await) }).await })
+        };
+        Self { server, directory, stop: Some(stop), serving }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Standard output of a command that must succeed, or standard error of one that must not.
+    async fn kubectl(&self, line: &str, input: &str) -> Result<String, String> {
+        let mut child = Command::new("kubectl")
+            .args(line.split_whitespace())
+            .env("KUBECONFIG", self.file("admin"))
+            .env("HOME", self.directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
+        let out = child.wait_with_output().await.unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        if out.status.success() { Ok(text(out.stdout)) } else { Err(text(out.stderr)) }
+    }
+
+    async fn check(&self, line: &str, input: &str, contains: &[&str]) {
+        let (Ok(got) | Err(got)) = self.kubectl(line, input).await;
+        for part in contains {
+            assert!(got.contains(part), "kubectl {line}\nhas no {part:?}:\n{got}");
+        }
+    }
+
+    async fn end(mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        self.serving.await.unwrap();
+    }
+}
+
+async fn have_kubectl() -> bool {
+    Command::new("kubectl").args(["version", "--client"]).stdout(Stdio::null()).status().await.is_ok()
+}
+
+const CONFIG_MAP: &str = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c, labels: {a: b}}\ndata: {k: v}\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_administrator_works() {
+    if !have_kubectl().await {
+        return;
+    }
+    let c = Cluster::start().await;
+    c.check("version", "", &["Server Version: v1.36.0+ironclad"]).await;
+    c.check("get --raw /readyz?verbose", "", &["[+]poststarthook/rbac/bootstrap-roles ok", "readyz check passed"]).await;
+    c.check("get namespaces -o name", "", &["namespace/default", "namespace/kube-node-lease"]).await;
+    c.check("api-resources", "", &["configmaps", "cm", "rolebindings", "tokenreviews", "deployments"]).await;
+    c.check("api-versions", "", &["apps/v1", "authorization.k8s.io/v1"]).await;
+    c.check("create -f -", CONFIG_MAP, &["configmap/c created"]).await;
+    c.check("create -f -", CONFIG_MAP, &["AlreadyExists", "configmaps \"c\" already exists"]).await;
+    c.check("apply -f -", &CONFIG_MAP.replace("k: v", "k: w"), &["configmap/c configured"]).await;
+    c.check("apply --server-side -f - --force-conflicts", CONFIG_MAP, &["configmap/c serverside-applied"]).await;
+    c.check("get cm c -o jsonpath={.data.k}", "", &["v"]).await;
+    c.check("get cm -l a=b --show-labels", "", &["NAME", "DATA", "AGE", "a=b"]).await;
+    c.check("explain pod.spec.containers.image", "", &["FIELD: image", "Container image name"]).await;
+    c.check("get clusterroles cluster-admin", "", &["CREATED AT", "cluster-admin"]).await;
+    c.check("get svc kubernetes -o jsonpath={.spec.clusterIP}", "", &["10.96.0.1"]).await;
+    c.check("get endpointslices kubernetes -o jsonpath={.endpoints[0].addresses[0]}", "", &["127.0.0.1"]).await;
+    c.check("delete cm c", "", &["configmap \"c\" deleted"]).await;
+    c.check("get cm c", "", &["Error from server (NotFound): configmaps \"c\" not found"]).await;
+    c.check("get --raw /metrics", "", &["apiserver_request_total{", "process_resident_memory_bytes"]).await;
+    c.check("get --raw /nothing", "", &["the server could not find the requested resource"]).await;
+    c.check("delete ns default", "", &["this namespace may not be deleted"]).await;
+    c.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rights_are_enforced() {
+    if !have_kubectl().await {
+        return;
+    }
+    let c = Cluster::start().await;
+    c.check("auth whoami", "", &["kubernetes-admin", "system:masters"]).await;
+    c.check("auth can-i delete nodes", "", &["yes"]).await;
+    c.check("auth can-i list pods --as bob", "", &["no"]).await;
+    c.check(
+        "get pods --as bob",
+        "",
+        &[r#"Error from server (Forbidden): pods is forbidden: User "bob" cannot list resource "pods" in API group "" in the namespace "default""#],
+    )
+    .await;
+    c.check("create rolebinding r --clusterrole=view --user=bob", "", &["created"]).await;
+    // The index follows the write by its event.
+    let mut allowed = String::new();
+    for _ in 0..200 {
+        (Ok(allowed) | Err(allowed)) = c.kubectl("auth can-i list pods --as bob", "").await;
+        if allowed.contains("yes") {
+            break;
+        }
+    }
+    assert!(allowed.contains("yes"));
+    c.check("auth can-i --list --as bob", "", &["pods/log", "selfsubjectaccessreviews.authorization.k8s.io"]).await;
+    c.check("get pods --as bob", "", &[]).await;
+    c.check("create rolebinding e --clusterrole=edit --user=eve", "", &["created"]).await;
+    c.check("create role grab --verb=get --resource=secrets --as bob", "", &["forbidden"]).await;
+    c.check("create clusterrole rb --verb=create --resource=roles,rolebindings", "", &["created"]).await;
+    c.check("create rolebinding b2 --clusterrole=rb --user=bob", "", &["created"]).await;
+    let mut refused = String::new();
+    for _ in 0..200 {
+        (Ok(refused) | Err(refused)) = c.kubectl("create role grab --verb=get --resource=secrets --as bob", "").await;
+        if refused.contains("attempting to grant") {
+            break;
+        }
+    }
+    assert!(refused.contains(r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get"]}"#), "{refused}");
+    c.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_account_token_works_until_its_account_goes() {
+    if !have_kubectl().await {
+        return;
+    }
+    let c = Cluster::start().await;
+    c.check("create sa robot", "", &["created"]).await;
+    let token = c.kubectl("create token robot --duration=1h", "").await.unwrap();
+    let token = token.trim();
+    let ca = c.file("pki/ca.crt");
+    std::fs::write(c.file("none"), "").unwrap();
+    let url = c.server.url();
+    let run = async |what: &str, bearer: &str| {
+        let line = format!(
+            "--kubeconfig {} --server {url} --certificate-authority {} --token {bearer} {what}",
+            c.file("none").display(),
+            ca.display()
+        );
+        let (Ok(got) | Err(got)) = c.kubectl(&line, "").await;
+        got
+    };
+    let got = run("auth whoami", token).await;
+    assert!(got.contains("system:serviceaccount:default:robot") && got.contains("JTI="), "{got}");
+    let got = run("get pods", token).await;
+    assert!(got.contains(r#"User "system:serviceaccount:default:robot" cannot list"#), "{got}");
+    assert!(run("get pods", "forged.to.ken").await.contains("Unauthorized"));
+    c.check("delete sa robot", "", &["deleted"]).await;
+    let mut got = String::new();
+    for _ in 0..200 {
+        got = run("auth whoami", token).await;
+        if got.contains("Unauthorized") {
+            break;
+        }
+    }
+    assert!(got.contains("Unauthorized"), "{got}");
+    c.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn components_in_the_process_are_authorized_like_anyone() {
+    use k8s_openapi::api::core::v1::{Namespace, Secret};
+    let c = Cluster::start().await;
+    let admin = c.server.client(User::component("admin", &[User::MASTERS]));
+    let namespaces = kube::Api::<Namespace>::all(admin).list(&Default::default()).await.unwrap();
+    assert_eq!(namespaces.items.len(), 4);
+    let node = c.server.client(User::component("system:node:n1", &["system:nodes"]));
+    let refused = kube::Api::<Secret>::default_namespaced(node).get("x").await.unwrap_err().to_string();
+    assert!(refused.contains("no relationship found between node 'n1' and this object"), "{refused}");
+    c.end().await;
+}
