@@ -89,8 +89,8 @@ pub struct Entry {
     frame: Bytes,
     name_at: u16,
     namespace_at: u16,
-    /// Offset of `"metadata"` in the JSON: what precedes it is `{` and the type.
-    metadata_at: u16,
+    body_at: u16,
+    metadata_at: u32,
     resource_version_bytes: u8,
     metadata: OnceLock<Range<u32>>,
     cells: OnceLock<Box<[Cell]>>,
@@ -100,19 +100,84 @@ pub struct Entry {
 
 const METADATA: &[u8] = br#""metadata":{"#;
 
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack.windows(needle.len()).position(|w| w == needle)
+/// Where things lie in an object's JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Layout {
+    /// What follows `{` and the type, as the items of a list have it.
+    body_at: usize,
+    /// `"metadata":{`.
+    metadata_at: usize,
 }
 
-/// Offset of `"metadata":{` where nothing nested precedes it, as in every value this server writes.
-fn metadata_offset(json: &[u8]) -> Option<usize> {
-    let at = find(json, METADATA)?;
-    (!json[1..at].contains(&b'{') && u16::try_from(at).is_ok()).then_some(at)
+/// Length of the JSON string at the start of `json`, quotes included.
+fn string_len(json: &[u8]) -> Option<usize> {
+    let mut i = 1;
+    while i < json.len() {
+        match json[i] {
+            b'\\' => i += 2,
+            b'"' => return Some(i + 1),
+            _ => i += 1,
+        }
+    }
+    None
+}
+
+/// Length of the JSON value at the start of `json`.
+fn value_len(json: &[u8]) -> Option<usize> {
+    let (mut depth, mut i) = (0usize, 0);
+    loop {
+        match json.get(i)? {
+            b'"' => i += string_len(&json[i..])?,
+            b'{' | b'[' => {
+                depth += 1;
+                i += 1;
+                continue;
+            }
+            b'}' | b']' => {
+                depth = depth.checked_sub(1)?;
+                i += 1;
+            }
+            _ => i += 1,
+        }
+        if depth == 0 && matches!(json.get(i), None | Some(b',' | b'}' | b']')) {
+            return Some(i);
+        }
+    }
+}
+
+/// Finds type and metadata among the top fields; None where this is not compact JSON of an object with metadata.
+fn layout(json: &[u8]) -> Option<Layout> {
+    if json.first() != Some(&b'{') {
+        return None;
+    }
+    let (mut at, mut body_at) = (1, 1);
+    loop {
+        if json.get(at) != Some(&b'"') {
+            return None;
+        }
+        if json[at..].starts_with(METADATA) {
+            return Some(Layout { body_at, metadata_at: at });
+        }
+        let key = string_len(&json[at..])?;
+        if json.get(at + key) != Some(&b':') {
+            return None;
+        }
+        let value_at = at + key + 1;
+        let is_type = matches!(&json[at..at + key], br#""apiVersion""# | br#""kind""#);
+        let end = value_at + value_len(&json[value_at..])?;
+        if json.get(end) != Some(&b',') {
+            return None;
+        }
+        if is_type && body_at == at {
+            body_at = end + 1;
+        }
+        at = end + 1;
+    }
 }
 
 /// A stored value as JSON that [`splice`] takes: values of upstream may be protobuf, or have another field order.
 fn normalised(kind: &'static dyn AnyKind, value: &Bytes) -> Result<Bytes, ApiError> {
-    if metadata_offset(value).is_some() && value.first() == Some(&b'{') {
+    if layout(value).is_some() {
         return Ok(value.clone());
     }
     let object = if value.starts_with(crate::resource::adapt::PROTOBUF_MAGIC) {
@@ -125,10 +190,14 @@ fn normalised(kind: &'static dyn AnyKind, value: &Bytes) -> Result<Bytes, ApiErr
 }
 
 /// `value` with the resource version in its metadata, in a watch frame of type `made_by`.
-/// Gives the frame, the offset of the metadata and the length of what was inserted.
-fn splice(value: &[u8], revision: Revision, made_by: EventType) -> Option<(Bytes, u16, u8)> {
-    let at = metadata_offset(value)?;
-    let open = at + METADATA.len();
+/// Gives the frame, the layout of the JSON and the length of what was inserted; nothing is for revision 0, what a
+/// dry run would have created.
+fn splice(value: &[u8], revision: Revision, made_by: EventType) -> Option<(Bytes, Layout, u8)> {
+    let layout = layout(value)?;
+    let open = layout.metadata_at + METADATA.len();
+    if revision.0 == 0 {
+        return Some(([made_by.frame_head(), value, FRAME_TAIL].concat().into(), layout, 0));
+    }
     let head = made_by.frame_head();
     let mut number = itoa(revision.0);
     let digits = number.as_str();
@@ -142,7 +211,7 @@ fn splice(value: &[u8], revision: Revision, made_by: EventType) -> Option<(Bytes
     out.put_slice(if empty { b"\"" } else { b"\"," });
     out.put_slice(&value[open..]);
     out.put_slice(FRAME_TAIL);
-    Some((out.freeze(), u16::try_from(at).ok()?, u8::try_from(inserted).ok()?))
+    Some((out.freeze(), layout, u8::try_from(inserted).ok()?))
 }
 
 /// A number's digits without a heap allocation.
@@ -217,21 +286,23 @@ impl Entry {
         made_by: EventType,
         attrs: Arc<Attrs>,
     ) -> Result<Self, ApiError> {
-        let (frame, metadata_at, resource_version_bytes) = splice(value, revision, made_by)
+        let (frame, layout, resource_version_bytes) = splice(value, revision, made_by)
             .ok_or_else(|| ApiError::internal(format!("{key} has no metadata")))?;
+        let metadata_at = u32::try_from(layout.metadata_at).map_err(ApiError::internal)?;
         let name_at = key[prefix_bytes..].rfind('/').map_or(prefix_bytes, |i| prefix_bytes + i + 1);
         let offset =
             |n: usize| u16::try_from(n).map_err(|_| ApiError::internal(format!("{key} is too long")));
         Ok(Self {
             name_at: offset(name_at)?,
             namespace_at: offset(prefix_bytes)?,
-            key,
             revision,
             create_revision,
             attrs,
             kind,
             made_by,
             frame,
+            body_at: offset(layout.body_at)?,
+            key,
             metadata_at,
             resource_version_bytes,
             metadata: OnceLock::new(),
@@ -283,7 +354,7 @@ impl Entry {
 
     /// What follows `{` and the type, as the items of a list have it.
     pub fn json_item_tail(&self) -> &[u8] {
-        &self.json()[usize::from(self.metadata_at)..]
+        &self.json()[usize::from(self.body_at)..]
     }
 
     /// The whole watch frame, where `ty` is what made this entry; without a copy.
@@ -303,7 +374,7 @@ impl Entry {
     }
 
     fn resource_version_range(&self) -> Range<usize> {
-        let from = usize::from(self.metadata_at) + METADATA.len();
+        let from = self.metadata_at as usize + METADATA.len();
         from..from + usize::from(self.resource_version_bytes)
     }
 
@@ -325,8 +396,8 @@ impl Entry {
     pub fn metadata_json(&self) -> &[u8] {
         let range = self.metadata.get_or_init(|| {
             let json = self.json();
-            let from = usize::from(self.metadata_at) + METADATA.len() - 1;
-            let end = from + object_end(&json[from..]);
+            let from = self.metadata_at as usize + METADATA.len() - 1;
+            let end = from + value_len(&json[from..]).unwrap_or(0);
             from as u32..end as u32
         });
         &self.json()[range.start as usize..range.end as usize]
@@ -365,27 +436,6 @@ impl Entry {
     }
 }
 
-/// Length of the JSON object at the start of `json`.
-fn object_end(json: &[u8]) -> usize {
-    let (mut depth, mut in_string, mut i) = (0usize, false, 0);
-    while i < json.len() {
-        match json[i] {
-            b'\\' if in_string => i += 1,
-            b'"' => in_string = !in_string,
-            b'{' if !in_string => depth += 1,
-            b'}' if !in_string => {
-                depth -= 1;
-                if depth == 0 {
-                    return i + 1;
-                }
-            }
-            _ => {}
-        }
-        i += 1;
-    }
-    json.len()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -403,12 +453,18 @@ mod tests {
             r#"{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"7","name":"a"},"spec":{}}"#,
         );
         check(r#"{"metadata":{}}"#, r#"{"metadata":{"resourceVersion":"7"}}"#);
-        assert_eq!(with_resource_version(br#"{"data":{"metadata":{}},"metadata":{}}"#, Revision(7)), None);
+        check(
+            r#"{"kind":"ConfigMap","apiVersion":"v1","data":{"metadata":"\\\"{"},"metadata":{"name":"a"}}"#,
+            r#"{"kind":"ConfigMap","apiVersion":"v1","data":{"metadata":"\\\"{"},"metadata":{"resourceVersion":"7","name":"a"}}"#,
+        );
+        assert_eq!(with_resource_version(br#"{"data":{"metadata":{}}}"#, Revision(7)), None);
     }
 
     #[test]
-    fn metadata_ends_where_its_brace_closes_outside_of_strings() {
+    fn a_value_ends_where_its_brace_closes_outside_of_strings() {
         let json = br#"{"name":"a","annotations":{"x":"}\"}"}},"spec":{}}"#;
-        assert_eq!(&json[..object_end(json)], br#"{"name":"a","annotations":{"x":"}\"}"}}"#);
+        assert_eq!(value_len(json).map(|n| &json[..n]), Some(&br#"{"name":"a","annotations":{"x":"}\"}"}}"#[..]));
+        assert_eq!(value_len(b"12.5,"), Some(4));
+        assert_eq!(value_len(br#"{"a":[1,"#), None);
     }
 }

@@ -2,11 +2,12 @@
 
 use super::admission_hook::Operation;
 use super::body;
-use super::create::Refused;
+use super::create::{Refused, encode};
 use super::respond::any;
-use super::{Call, special, truncate};
+use super::special::namespaces::{Deletion, begin_delete};
+use super::{Call, truncate};
 use crate::cache::{Entry, EventType, ListRequest, When};
-use crate::negotiate::{Shape, content_encoding};
+use crate::negotiate::content_encoding;
 use crate::options::{ListOptions, delete_options, is_dry_run};
 use crate::request::{Body, Response};
 use futures::StreamExt;
@@ -116,25 +117,27 @@ impl Call<'_> {
         self.check_preconditions(&object, &options)?;
         self.admit(Operation::Delete, name, dry_run, Some(&object), None).await?;
         self.validate(Operation::Delete, name, dry_run, Some(&object), None).await?;
-        let step = if self.target.is("", "namespaces") {
-            special::namespaces::begin_delete(&mut object, self.now)?
-        } else {
-            None
-        };
-        let step = match step {
-            Some(marked) => {
+        let namespace = self.target.is("", "namespaces");
+        let deletion = if namespace { begin_delete(&mut object, self.now)? } else { Deletion::Free };
+        let step = match deletion {
+            Deletion::Begun => {
                 set_finalizers(&mut object, &options);
-                Step::Mark { then_remove: !marked }
+                Step::Mark { then_remove: false }
             }
-            None => self.step(&mut object, options.grace_period_seconds, &options)?,
+            Deletion::Held => Step::Wait,
+            Deletion::Free => self.step(&mut object, options.grace_period_seconds, &options)?,
         };
         match step {
             Step::Wait => Ok(Deleted { entry: entry.clone(), gone: false }),
             Step::Remove => self.remove(entry, dry_run).await,
             Step::Mark { then_remove } => {
                 object.meta_mut().resource_version = None;
-                let expect = Expect::Revision(entry.revision);
-                let marked = self.commit(entry.key.clone(), &object, expect, Some(entry), dry_run).await?;
+                let marked = if entry.is_stored(&encode(&object)) {
+                    entry.clone()
+                } else {
+                    let expect = Expect::Revision(entry.revision);
+                    self.commit(entry.key.clone(), &object, expect, Some(entry), dry_run).await?
+                };
                 if !then_remove {
                     return Ok(Deleted { entry: marked, gone: false });
                 }
@@ -218,7 +221,7 @@ impl Call<'_> {
             crate::cache::pages::ListRefused::Api(e) => e,
             crate::cache::pages::ListRefused::ContinueExpired { error, .. } => error,
         })?;
-        let mut results = futures::stream::iter(page.entries.iter().map(|entry| {
+        let mut results = futures::stream::iter(page.entries.iter().cloned().map(|entry| {
             let options = &options;
             async move {
                 let call = self.in_namespace(entry.namespace());
@@ -233,9 +236,6 @@ impl Call<'_> {
             }
         }
         drop(results);
-        if self.accepted.shape == Shape::Table {
-            return self.respond_list(page);
-        }
         self.respond_list(page)
     }
 

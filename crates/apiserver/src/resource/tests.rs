@@ -1,1 +1,6 @@
-//! Tests of the request path over the in-memory store.
+//! The request path over the in-memory store.
+
+mod harness;
+mod reads;
+mod watches;
+mod writes;

@@ -11,21 +11,31 @@ fn has_finalizers(namespace: &Namespace) -> bool {
     namespace.spec.as_ref().and_then(|s| s.finalizers.as_ref()).is_some_and(|f| !f.is_empty())
 }
 
-/// The first step of a delete. None: nothing holds the namespace any more, the generic delete goes on.
-/// Some(true): it was marked and stays.
+/// How far the deletion of a namespace is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deletion {
+    /// It begins with this request: the object is marked.
+    Begun,
+    /// It is under way: finalizers still hold the namespace.
+    Held,
+    /// Nothing holds it any more: the generic delete goes on.
+    Free,
+}
+
+/// The first step of a delete.
 ///
 /// # Errors
 /// The object is no namespace.
-pub fn begin_delete(object: &mut Object, now: Time) -> Result<Option<bool>, ApiError> {
+pub fn begin_delete(object: &mut Object, now: Time) -> Result<Deletion, ApiError> {
     let Some(namespace) = object.downcast_mut::<Namespace>() else {
         return Err(ApiError::internal("a namespace is expected"));
     };
     if namespace.metadata.deletion_timestamp.is_none() {
         namespace.metadata.deletion_timestamp = Some(MetaTime(now));
         namespace.status.get_or_insert_default().phase = Some(TERMINATING.into());
-        return Ok(Some(true));
+        return Ok(Deletion::Begun);
     }
-    Ok(has_finalizers(namespace).then_some(true))
+    Ok(if has_finalizers(namespace) { Deletion::Held } else { Deletion::Free })
 }
 
 /// A namespace under deletion goes with its last finalizer of either list.
