@@ -2,6 +2,7 @@
 //! change; [`queue`] says which pod is next and which event lets a waiting pod try again; [`shell`] feeds
 //! them from informers and carries decisions out.
 
+pub mod core;
 pub mod cycle;
 pub mod framework;
 pub mod node;
@@ -9,10 +10,13 @@ pub mod node_selector;
 pub mod plugins;
 pub mod pod;
 pub mod preemption;
+pub mod queue;
+pub mod shell;
 pub mod snapshot;
 #[cfg(test)]
 pub mod testing;
 
 pub use cycle::{FitError, Placement, Profile, Turn, schedule};
 pub use pod::PodInfo;
+pub use shell::{Config, run};
 pub use snapshot::Snapshot;

@@ -161,8 +161,9 @@ impl Snapshot {
         self.nominated.insert(pod.key.clone(), (node.to_owned(), pod));
     }
 
-    pub fn denominate(&mut self, key: &Key) {
-        self.nominated.remove(key);
+    /// The pod that room was kept for, if any.
+    pub fn denominate(&mut self, key: &Key) -> Option<Arc<PodInfo>> {
+        self.nominated.remove(key).map(|(_, pod)| pod)
     }
 
     /// Pods that wait for room on the node, at least as important as `priority`, but for `but`.

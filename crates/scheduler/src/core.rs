@@ -1,0 +1,288 @@
+//! The scheduler's state and its steps: what it hears of the cluster, and what is to be done next. Pure.
+
+use crate::cycle::{Placement, Profile, Turn, schedule};
+use crate::framework::Event;
+use crate::pod::PodInfo;
+use crate::preemption::Candidate;
+use crate::queue::{Failure, Queue};
+use crate::snapshot::Snapshot;
+use client::Key;
+use k8s_openapi::api::core::v1::{Node, Pod};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub struct Core {
+    pub profile: Profile,
+    pub snapshot: Snapshot,
+    pub queue: Queue,
+    scheduler_name: String,
+    start: usize,
+}
+
+/// What is to be done for a pod.
+pub enum Step {
+    Bind { pod: Arc<PodInfo>, placement: Placement },
+    Explain(Explanation),
+}
+
+/// Why a pod is not scheduled: for its status and an event.
+pub struct Explanation {
+    pub pod: Arc<PodInfo>,
+    pub message: String,
+    /// Room that can be made for it.
+    pub preemption: Option<Candidate>,
+}
+
+fn is_over(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
+impl Core {
+    pub fn new(profile: Profile, scheduler_name: impl Into<String>) -> Self {
+        Self {
+            profile,
+            snapshot: Snapshot::new(),
+            queue: Queue::new(),
+            scheduler_name: scheduler_name.into(),
+            start: 0,
+        }
+    }
+
+    fn event(&mut self, event: &Event<'_>, now: Instant) {
+        self.queue.on_event(&self.profile, event, now);
+    }
+
+    /// A pod appeared, changed or went (`new` is None).
+    pub fn on_pod(&mut self, key: &Key, new: Option<Arc<Pod>>, now: Instant) {
+        let Some(pod) = new.filter(|p| !is_over(p)) else { return self.pod_gone(key, now) };
+        let pod = Arc::new(PodInfo::new(pod));
+        if self.snapshot.pod(key).is_some_and(|known| known.uid != pod.uid) {
+            self.pod_gone(key, now);
+        }
+        match pod.node_name().map(str::to_owned) {
+            Some(node) => self.pod_on_node(pod, &node, now),
+            None => self.pod_waits(pod, now),
+        }
+    }
+
+    fn pod_on_node(&mut self, pod: Arc<PodInfo>, node: &str, now: Instant) {
+        self.queue.remove(&pod.key);
+        let assumed = self.snapshot.is_assumed(&pod.key);
+        let was = self.snapshot.pod(&pod.key).cloned();
+        self.snapshot.confirm(pod.clone(), node);
+        match was {
+            Some(was) if !assumed => self.event(&Event::PlacedPodChanged(&pod, &was), now),
+            _ => self.event(&Event::PodPlaced(&pod), now),
+        }
+    }
+
+    fn pod_waits(&mut self, pod: Arc<PodInfo>, now: Instant) {
+        let responsible =
+            pod.spec().and_then(|s| s.scheduler_name.as_deref()).unwrap_or_default() == self.scheduler_name;
+        if !responsible || self.snapshot.is_assumed(&pod.key) {
+            return;
+        }
+        if pod.is_terminating() {
+            return self.pod_gone(&pod.key.clone(), now);
+        }
+        if let Some(node) = pod.nominated_node() {
+            self.snapshot.nominate(pod.clone(), node);
+        }
+        self.queue.put(pod, &self.profile, now);
+    }
+
+    fn pod_gone(&mut self, key: &Key, now: Instant) {
+        self.queue.remove(key);
+        let gave_room = self.snapshot.remove_pod(key).or_else(|| self.snapshot.denominate(key));
+        self.snapshot.denominate(key);
+        if let Some(pod) = gave_room {
+            self.event(&Event::PodGone(&pod), now);
+        }
+    }
+
+    /// A node appeared, changed or went.
+    pub fn on_node(&mut self, old: Option<&Arc<Node>>, new: Option<&Arc<Node>>, now: Instant) {
+        match (old, new) {
+            (_, Some(new)) => {
+                self.snapshot.set_node(new.clone());
+                match old {
+                    None => self.event(&Event::NodeAdded(new), now),
+                    // heartbeats help nobody
+                    Some(old) if matters(old, new) => self.event(&Event::NodeChanged(new, old), now),
+                    Some(_) => {}
+                }
+            }
+            (Some(old), None) => {
+                self.snapshot.remove_node(old.metadata.name.as_deref().unwrap_or(""));
+                self.event(&Event::NodeRemoved(old), now);
+            }
+            (None, None) => {}
+        }
+    }
+
+    pub fn on_namespace(&mut self, name: &str, labels: Option<BTreeMap<String, String>>, now: Instant) {
+        match labels {
+            None => self.snapshot.remove_namespace(name),
+            Some(labels) if *self.snapshot.namespace_labels(name) != labels => {
+                self.snapshot.set_namespace(name, labels);
+                self.event(&Event::NamespaceChanged, now);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Decides about the next pod; None where none is to be tried now. `dice` chooses among equals.
+    pub fn next(&mut self, dice: u64, now: Instant) -> Option<Step> {
+        let pod = self.queue.pop(&self.profile, now)?;
+        let nodes = self.snapshot.node_count();
+        let turn = Turn { start: self.start % nodes.max(1), dice };
+        let error = match schedule(&self.profile, &self.snapshot, &pod, turn) {
+            Ok(placement) => {
+                self.start = (self.start + placement.evaluated) % nodes.max(1);
+                self.snapshot.assume(pod.clone(), &placement.node);
+                return Some(Step::Bind { pod, placement });
+            }
+            Err(error) => *error,
+        };
+        match &error.preemption {
+            Some(candidate) => self.snapshot.nominate(pod.clone(), &candidate.node),
+            None => drop(self.snapshot.denominate(&pod.key)),
+        }
+        let message = error.message();
+        self.queue.failed(&pod.key, &pod.uid, Failure::Unschedulable(error.plugins), now);
+        Some(Step::Explain(Explanation { pod, message, preemption: error.preemption }))
+    }
+
+    /// The API server has been told why the pod was refused.
+    pub fn explained(&mut self, pod: &PodInfo) {
+        self.queue.explained(&pod.key, &pod.uid);
+    }
+
+    /// The API server has the binding.
+    pub fn bound(&mut self, pod: &PodInfo) {
+        self.queue.remove(&pod.key);
+    }
+
+    /// The API server refused the binding; `gone`: because there is no such pod.
+    pub fn not_bound(&mut self, pod: &Arc<PodInfo>, gone: bool, now: Instant) {
+        self.snapshot.forget(&pod.key);
+        if gone {
+            self.queue.remove(&pod.key);
+        } else {
+            self.queue.failed(&pod.key, &pod.uid, Failure::Error, now);
+        }
+        self.event(&Event::PodGone(pod), now);
+    }
+}
+
+/// Whether a node changed in what plugins look at.
+fn matters(old: &Node, new: &Node) -> bool {
+    let spec = |n: &Node| {
+        n.spec.as_ref().map(|s| (s.unschedulable.unwrap_or(false), s.taints.clone().unwrap_or_default()))
+    };
+    let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
+    old.metadata.labels != new.metadata.labels
+        || spec(old) != spec(new)
+        || allocatable(old) != allocatable(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::default_profile;
+    use crate::testing::{node, pod, pod_with};
+    use serde_json::{Value, json};
+
+    fn core() -> Core {
+        Core::new(default_profile(), "default-scheduler")
+    }
+
+    fn asks(cpu: &str) -> Value {
+        json!({"containers": [{"resources": {"requests": {"cpu": cpu}}}]})
+    }
+
+    /// What the core does next; what it explains is written at once.
+    fn next(core: &mut Core, now: Instant) -> String {
+        match core.next(0, now) {
+            None => "nothing".to_owned(),
+            Some(Step::Bind { pod, placement }) => format!("{} to {}", pod.key.name, placement.node),
+            Some(Step::Explain(e)) => {
+                core.explained(&e.pod);
+                format!("{}: {}", e.pod.key.name, e.message)
+            }
+        }
+    }
+
+    #[test]
+    fn a_pod_waits_for_room_and_takes_it() {
+        let (mut c, t) = (core(), Instant::now());
+        let a = node("a", json!({}));
+        let (p, q) = (pod("p", asks("3")), pod("q", asks("3")));
+        c.on_pod(&p.key, Some(p.pod.clone()), t);
+        assert_eq!(next(&mut c, t), "p: no nodes available to schedule pods");
+        c.on_node(None, Some(&a), t);
+        assert_eq!(next(&mut c, t), "p to a");
+        c.on_pod(&q.key, Some(q.pod.clone()), t);
+        assert!(next(&mut c, t).starts_with("q: 0/1 nodes are available: 1 Insufficient cpu. preemption:"));
+        assert_eq!(next(&mut c, t), "nothing");
+        c.bound(&p);
+        let bound =
+            pod("p", json!({"nodeName": "a", "containers": [{"resources": {"requests": {"cpu": "3"}}}]}));
+        c.on_pod(&p.key, Some(bound.pod.clone()), t);
+        assert_eq!(next(&mut c, t), "nothing");
+        c.on_pod(&p.key, None, t);
+        assert_eq!(next(&mut c, t), "q to a");
+    }
+
+    #[test]
+    fn a_refused_binding_gives_the_room_back_and_is_tried_again() {
+        let (mut c, t) = (core(), Instant::now());
+        c.on_node(None, Some(&node("a", json!({}))), t);
+        let p = pod("p", asks("3"));
+        c.on_pod(&p.key, Some(p.pod.clone()), t);
+        assert_eq!(next(&mut c, t), "p to a");
+        c.not_bound(&p, false, t);
+        assert_eq!(c.snapshot.node("a").unwrap().requested.milli_cpu, 0);
+        assert_eq!(next(&mut c, t), "nothing");
+        let due = c.queue.next_wake().unwrap();
+        assert_eq!(next(&mut c, due), "p to a");
+    }
+
+    #[test]
+    fn other_schedulers_pods_and_ended_ones_are_left_alone() {
+        let (mut c, t) = (core(), Instant::now());
+        c.on_node(None, Some(&node("a", json!({}))), t);
+        for p in [
+            pod("other", json!({"schedulerName": "mine"})),
+            pod_with("done", json!({"status": {"phase": "Succeeded"}})),
+            pod_with("going", json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})),
+        ] {
+            c.on_pod(&p.key, Some(p.pod.clone()), t);
+        }
+        assert_eq!(next(&mut c, t), "nothing");
+    }
+
+    #[test]
+    fn preemption_nominates_and_the_pod_follows() {
+        let (mut c, t) = (core(), Instant::now());
+        c.on_node(None, Some(&node("a", json!({}))), t);
+        let victim = pod(
+            "v",
+            json!({"nodeName": "a", "priority": 1, "containers": [{"resources": {"requests": {"cpu": "4"}}}]}),
+        );
+        c.on_pod(&victim.key, Some(victim.pod.clone()), t);
+        let p = pod("p", json!({"priority": 9, "containers": [{"resources": {"requests": {"cpu": "2"}}}]}));
+        c.on_pod(&p.key, Some(p.pod.clone()), t);
+        let Some(Step::Explain(e)) = c.next(0, t) else { panic!("there is no room yet") };
+        c.explained(&e.pod);
+        assert_eq!(e.message, "0/1 nodes are available: 1 Insufficient cpu.");
+        assert_eq!(e.preemption.unwrap().victims[0].key, victim.key);
+        c.on_pod(&victim.key, None, t);
+        // a less important pod does not take the room
+        let lesser = pod("z", asks("3"));
+        c.on_pod(&lesser.key, Some(lesser.pod.clone()), t);
+        assert!(next(&mut c, t).starts_with("z: 0/1"));
+        assert_eq!(next(&mut c, t), "p to a");
+    }
+}

@@ -1,0 +1,374 @@
+//! Pods that wait for a node: those to try now, those that wait out a failure, those that wait for an event
+//! that could help them, and those that gates hold (upstream's scheduling queue). Time is a parameter.
+
+use crate::cycle::Profile;
+use crate::framework::Event;
+use crate::pod::PodInfo;
+use client::Key;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Wait after the first failure; doubles with each (upstream's `podInitialBackoffSeconds`).
+pub const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// Longest wait after a failure (upstream's `podMaxBackoffSeconds`).
+pub const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A pod that no event helped is tried again after this long, in case an event was misjudged (upstream's
+/// `DefaultPodMaxInUnschedulablePodsDuration`).
+pub const MAX_UNSCHEDULABLE: Duration = Duration::from_secs(300);
+
+/// The most important first, then the one that waits longest (upstream's PrioritySort).
+type Rank = (Reverse<i32>, Instant, u64);
+
+#[derive(Clone, Debug, PartialEq)]
+enum Place {
+    Active(Rank),
+    /// Waits until then.
+    Backoff(Instant, u64),
+    /// Waits for an event; since then.
+    Unschedulable(Instant, u64),
+    Gated,
+    /// Being scheduled or bound.
+    InFlight,
+}
+
+struct Entry {
+    pod: Arc<PodInfo>,
+    place: Place,
+    /// Failed attempts in a row.
+    attempts: u32,
+    /// When the last one failed.
+    failed_at: Option<Instant>,
+    /// Whether it failed by an error, and not because no node would do.
+    by_error: bool,
+    /// Who refused the pod; empty where there was no node to ask about.
+    refused_by: BTreeSet<&'static str>,
+    /// When the pod came into the queue.
+    added: Instant,
+    /// What the last attempt has to say is still being written: a new attempt now could be overtaken by it.
+    explaining: bool,
+}
+
+/// How a pod failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No node would do. These plugins refused; empty where there are no nodes.
+    Unschedulable(BTreeSet<&'static str>),
+    /// Something went wrong: try again after a while.
+    Error,
+}
+
+/// Pods by where they wait, for the metric `scheduler_pending_pods`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub active: usize,
+    pub backoff: usize,
+    pub unschedulable: usize,
+    pub gated: usize,
+}
+
+#[derive(Default)]
+pub struct Queue {
+    entries: HashMap<Key, Entry>,
+    active: BTreeMap<Rank, Key>,
+    backoff: BTreeMap<(Instant, u64), Key>,
+    unschedulable: BTreeMap<(Instant, u64), Key>,
+    ticket: u64,
+}
+
+fn backoff_of(attempts: u32) -> Duration {
+    let doublings = attempts.saturating_sub(1).min(16);
+    BACKOFF_FIRST.saturating_mul(1 << doublings).min(BACKOFF_MAX)
+}
+
+impl Queue {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn ticket(&mut self) -> u64 {
+        self.ticket += 1;
+        self.ticket
+    }
+
+    /// A pod that waits for a node: new, or changed.
+    pub fn put(&mut self, pod: Arc<PodInfo>, profile: &Profile, now: Instant) {
+        let key = pod.key.clone();
+        let gated = profile.pre_enqueue(&pod).is_some();
+        let Some(entry) = self.entries.get_mut(&key).filter(|e| e.pod.uid == pod.uid) else {
+            self.remove(&key);
+            let entry = Entry {
+                pod,
+                place: Place::Gated,
+                attempts: 0,
+                failed_at: None,
+                by_error: false,
+                refused_by: BTreeSet::new(),
+                added: now,
+                explaining: false,
+            };
+            self.entries.insert(key.clone(), entry);
+            if !gated {
+                self.activate(&key);
+            }
+            return;
+        };
+        let was = std::mem::replace(&mut entry.pod, pod.clone());
+        match entry.place {
+            Place::InFlight | Place::Backoff(..) => {}
+            Place::Gated if !gated => {
+                // the time before the gates opened does not count
+                entry.added = now;
+                self.activate(&key);
+            }
+            Place::Gated => {}
+            // its priority may have changed
+            Place::Active(_) => self.activate(&key),
+            Place::Unschedulable(..) => {
+                let event = Event::PodChanged(&pod, &was);
+                if self.helps(&key, profile, &event) {
+                    self.requeue(&key, now);
+                }
+            }
+        }
+    }
+
+    /// A pod that no longer waits: bound, or gone.
+    pub fn remove(&mut self, key: &Key) {
+        self.unplace(key);
+        self.entries.remove(key);
+    }
+
+    pub fn contains(&self, key: &Key) -> bool {
+        self.entries.contains_key(key)
+    }
+
+    /// The next pod to schedule. It stays known until [`remove`](Self::remove) or [`failed`](Self::failed).
+    pub fn pop(&mut self, profile: &Profile, now: Instant) -> Option<Arc<PodInfo>> {
+        self.wake(profile, now);
+        let free = |k: &&Key| self.entries.get(*k).is_some_and(|e| !e.explaining);
+        // with nothing better to do, who waits only because no node would do may try at once
+        let patient = |k: &&Key| free(k) && self.entries.get(*k).is_some_and(|e| !e.by_error);
+        let key = self.active.values().find(free).or_else(|| self.backoff.values().find(patient))?.clone();
+        self.unplace(&key);
+        let entry = self.entries.get_mut(&key)?;
+        entry.place = Place::InFlight;
+        Some(entry.pod.clone())
+    }
+
+    /// A pod that was popped could not be placed.
+    pub fn failed(&mut self, key: &Key, uid: &str, failure: Failure, now: Instant) {
+        let ticket = self.ticket();
+        let Some(entry) =
+            self.entries.get_mut(key).filter(|e| e.pod.uid == uid && e.place == Place::InFlight)
+        else {
+            return;
+        };
+        entry.attempts += 1;
+        entry.failed_at = Some(now);
+        match failure {
+            Failure::Unschedulable(refused_by) => {
+                entry.by_error = false;
+                entry.explaining = true;
+                entry.refused_by = refused_by;
+                entry.place = Place::Unschedulable(now, ticket);
+                self.unschedulable.insert((now, ticket), key.clone());
+            }
+            Failure::Error => {
+                entry.by_error = true;
+                entry.refused_by.clear();
+                self.requeue(key, now);
+            }
+        }
+    }
+
+    /// The API server has been told why the pod was refused; until then it is not tried again.
+    pub fn explained(&mut self, key: &Key, uid: &str) {
+        if let Some(entry) = self.entries.get_mut(key).filter(|e| e.pod.uid == uid) {
+            entry.explaining = false;
+        }
+    }
+
+    /// Lets the pods try again that this event could help.
+    pub fn on_event(&mut self, profile: &Profile, event: &Event<'_>, now: Instant) {
+        let helped: Vec<Key> =
+            self.unschedulable.values().filter(|k| self.helps(k, profile, event)).cloned().collect();
+        for key in helped {
+            self.requeue(&key, now);
+        }
+    }
+
+    fn helps(&self, key: &Key, profile: &Profile, event: &Event<'_>) -> bool {
+        let Some(entry) = self.entries.get(key) else { return false };
+        if entry.refused_by.is_empty() {
+            return matches!(event, Event::NodeAdded(_));
+        }
+        entry
+            .refused_by
+            .iter()
+            .filter_map(|name| profile.plugin(name))
+            .any(|plugin| plugin.wakes() & event.bit() != 0 && plugin.could_help(&entry.pod, event))
+    }
+
+    /// Moves pods whose time has come. [`pop`](Self::pop) does it too.
+    pub fn wake(&mut self, _profile: &Profile, now: Instant) {
+        while let Some(((due, _), key)) = self.backoff.first_key_value()
+            && *due <= now
+        {
+            let key = key.clone();
+            self.activate(&key);
+        }
+        while let Some(((since, _), key)) = self.unschedulable.first_key_value()
+            && *since + MAX_UNSCHEDULABLE <= now
+        {
+            let key = key.clone();
+            self.requeue(&key, now);
+        }
+    }
+
+    /// When [`wake`](Self::wake) will have something to do.
+    pub fn next_wake(&self) -> Option<Instant> {
+        let backoff = self.backoff.keys().next().map(|(due, _)| *due);
+        let leftover = self.unschedulable.keys().next().map(|(since, _)| *since + MAX_UNSCHEDULABLE);
+        [backoff, leftover].into_iter().flatten().min()
+    }
+
+    pub fn counts(&self) -> Counts {
+        let gated = self.entries.values().filter(|e| e.place == Place::Gated).count();
+        Counts {
+            active: self.active.len(),
+            backoff: self.backoff.len(),
+            unschedulable: self.unschedulable.len(),
+            gated,
+        }
+    }
+
+    /// Into the active pods, or to wait out what is left of the backoff.
+    fn requeue(&mut self, key: &Key, now: Instant) {
+        let ticket = self.ticket();
+        let Some(entry) = self.entries.get(key) else { return };
+        let due = entry.failed_at.map(|at| at + backoff_of(entry.attempts)).filter(|due| *due > now);
+        let Some(due) = due else { return self.activate(key) };
+        self.unplace(key);
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.place = Place::Backoff(due, ticket);
+            self.backoff.insert((due, ticket), key.clone());
+        }
+    }
+
+    fn activate(&mut self, key: &Key) {
+        self.unplace(key);
+        let ticket = self.ticket();
+        if let Some(entry) = self.entries.get_mut(key) {
+            let rank = (Reverse(entry.pod.priority), entry.added, ticket);
+            entry.place = Place::Active(rank);
+            self.active.insert(rank, key.clone());
+        }
+    }
+
+    fn unplace(&mut self, key: &Key) {
+        match self.entries.get(key).map(|e| &e.place) {
+            Some(Place::Active(rank)) => drop(self.active.remove(rank)),
+            Some(Place::Backoff(due, ticket)) => drop(self.backoff.remove(&(*due, *ticket))),
+            Some(Place::Unschedulable(since, ticket)) => drop(self.unschedulable.remove(&(*since, *ticket))),
+            Some(Place::Gated | Place::InFlight) | None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plugins::default_profile;
+    use crate::testing::{node, pod, pod_with};
+    use serde_json::json;
+
+    fn name(pod: Option<Arc<PodInfo>>) -> Option<String> {
+        pod.map(|p| p.key.name.to_string())
+    }
+
+    fn refused(by: &'static str) -> Failure {
+        Failure::Unschedulable(BTreeSet::from([by]))
+    }
+
+    #[test]
+    fn importance_then_age() {
+        let (profile, t) = (default_profile(), Instant::now());
+        let mut q = Queue::new();
+        q.put(pod("old", json!({})), &profile, t);
+        q.put(pod("new", json!({})), &profile, t + Duration::from_secs(1));
+        q.put(pod("high", json!({"priority": 5})), &profile, t + Duration::from_secs(2));
+        let order: Vec<_> = std::iter::from_fn(|| name(q.pop(&profile, t))).collect();
+        assert_eq!(order, ["high", "old", "new"]);
+    }
+
+    #[test]
+    fn gates_hold_a_pod_until_they_open() {
+        let (profile, t) = (default_profile(), Instant::now());
+        let mut q = Queue::new();
+        q.put(pod("p", json!({"schedulingGates": [{"name": "a"}]})), &profile, t);
+        assert_eq!((name(q.pop(&profile, t)), q.counts().gated), (None, 1));
+        q.put(pod("p", json!({})), &profile, t);
+        assert_eq!(name(q.pop(&profile, t)).as_deref(), Some("p"));
+    }
+
+    #[test]
+    fn only_events_that_could_help_wake_a_pod() {
+        let (profile, t) = (default_profile(), Instant::now());
+        let mut q = Queue::new();
+        let p = pod("p", json!({"nodeSelector": {"disk": "ssd"}}));
+        q.put(p.clone(), &profile, t);
+        let fail = |q: &mut Queue| {
+            let p = q.pop(&profile, t).unwrap();
+            q.failed(&p.key, &p.uid, refused("NodeAffinity"), t);
+        };
+        fail(&mut q);
+        q.on_event(&profile, &Event::PodGone(&pod("x", json!({}))), t);
+        q.on_event(&profile, &Event::NodeAdded(&node("a", json!({}))), t);
+        assert_eq!((name(q.pop(&profile, t)), q.counts().unschedulable), (None, 1));
+        let ssd = node("b", json!({"metadata": {"labels": {"disk": "ssd"}}}));
+        q.on_event(&profile, &Event::NodeAdded(&ssd), t);
+        assert_eq!(q.counts().backoff, 1);
+        assert_eq!(name(q.pop(&profile, t)), None);
+        q.explained(&p.key, &p.uid);
+        assert_eq!(name(q.pop(&profile, t)).as_deref(), Some("p"));
+    }
+
+    #[test]
+    fn errors_wait_longer_each_time() {
+        let (profile, mut t) = (default_profile(), Instant::now());
+        let mut q = Queue::new();
+        q.put(pod("p", json!({})), &profile, t);
+        for seconds in [1, 2, 4, 8, 10, 10] {
+            let p = q.pop(&profile, t).unwrap();
+            q.failed(&p.key, &p.uid, Failure::Error, t);
+            assert_eq!(name(q.pop(&profile, t + Duration::from_millis(seconds * 1000 - 1))), None);
+            t += Duration::from_secs(seconds);
+            assert_eq!(q.next_wake(), Some(t));
+        }
+    }
+
+    #[test]
+    fn nothing_waits_for_ever() {
+        let (profile, t) = (default_profile(), Instant::now());
+        let mut q = Queue::new();
+        q.put(pod("p", json!({})), &profile, t);
+        let p = q.pop(&profile, t).unwrap();
+        q.failed(&p.key, &p.uid, refused("NodeName"), t);
+        q.explained(&p.key, &p.uid);
+        assert_eq!(q.next_wake(), Some(t + MAX_UNSCHEDULABLE));
+        assert_eq!(name(q.pop(&profile, t + MAX_UNSCHEDULABLE)).as_deref(), Some("p"));
+    }
+
+    #[test]
+    fn a_pod_of_the_same_name_is_another_pod() {
+        let (profile, t) = (default_profile(), Instant::now());
+        let mut q = Queue::new();
+        q.put(pod("p", json!({})), &profile, t);
+        let first = q.pop(&profile, t).unwrap();
+        q.put(pod_with("p", json!({"metadata": {"uid": "other"}})), &profile, t);
+        q.failed(&first.key, &first.uid, Failure::Error, t);
+        assert_eq!(q.pop(&profile, t).unwrap().uid, "other");
+    }
+}
