@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use cri::{ImageApi, RuntimeApi};
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, NodeStatus, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use kube::api::{Patch, PatchParams, PostParams};
@@ -27,27 +27,10 @@ const STATUS_PERIOD: Duration = Duration::from_secs(10);
 /// ... and while the node is not ready.
 const UNREADY_PERIOD: Duration = Duration::from_millis(500);
 
-/// What the node's status is made from.
-pub struct Source {
-    pub runtime: Arc<dyn RuntimeApi>,
-    pub images: Arc<dyn ImageApi>,
-    pub config: Config,
-}
-
-impl Source {
-    /// The status now. `previous` is what the API has, for times of transition.
-    pub async fn report(&self, previous: Option<&NodeStatus>) -> node_status::Report {
-        let facts = node_status::gather(&*self.runtime, &*self.images, &self.config.data_dir).await;
-        let settings = node_status::Settings {
-            hostname: self.config.node_name.clone(),
-            internal_ips: self.config.node_ips.clone(),
-            max_pods: self.config.max_pods,
-            port: self.config.port,
-            kubelet_version: self.config.version.clone(),
-            ..node_status::Settings::default()
-        };
-        node_status::report(previous, &facts, &settings, client::now())
-    }
+/// Where the node's status comes from.
+pub trait StatusSource: Send + Sync + 'static {
+    /// The status now, and what to say about it. `previous` is what the API has, for times of transition.
+    fn report(&self, previous: &NodeStatus, now: meta::Time) -> BoxFuture<'_, node_status::Report>;
 }
 
 /// The node as it registers itself.
@@ -114,14 +97,14 @@ async fn try_register(client: &Client, node: &Node) -> Result<Node, kube::Error>
 }
 
 /// Keeps the node's status written: at once when it changes, and now and then in any case.
-pub async fn keep_status(shared: Arc<Shared>, source: Arc<Source>, shutdown: CancellationToken) {
+pub async fn keep_status(shared: Arc<Shared>, source: Arc<dyn StatusSource>, shutdown: CancellationToken) {
     let nodes: Api<Node> = Api::all(shared.client.clone());
     let name = shared.config.node_name.clone();
     let mut written: Option<tokio::time::Instant> = None;
     loop {
         let known = shared.api_node.read().clone();
         let previous = known.as_ref().and_then(|n| n.status.clone()).unwrap_or_default();
-        let report = source.report(Some(&previous)).await;
+        let report = source.report(&previous, client::now()).await;
         let due = written.is_none_or(|at| at.elapsed() >= shared.config.node_status_report_frequency);
         if due || node_status::differs(&previous, &report.status) {
             let patch = Patch::Strategic(status_patch(&previous, &report.status));

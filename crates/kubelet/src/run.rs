@@ -19,7 +19,8 @@ use crate::dns::NodeDns;
 use crate::housekeeping::ImageGc;
 use crate::images::Images;
 use crate::metrics::Metrics;
-use crate::node::{self, Source};
+use crate::node::{self, StatusSource};
+use crate::node_status::{Settings, Source};
 use crate::pods::{Change, Pods, follow};
 use crate::shared::{PodCgroups, Shared};
 use crate::tokens::Tokens;
@@ -53,7 +54,7 @@ pub struct Kubelet {
     pub shared: Arc<Shared>,
     pub pods: Arc<Pods>,
     informers: Informers,
-    status: Option<Arc<Source>>,
+    status: Option<Arc<dyn StatusSource>>,
     images: Arc<dyn ImageApi>,
 }
 
@@ -71,11 +72,20 @@ impl Kubelet {
         let pods = Arc::new(Pods::default());
         let woken = pods.clone();
         let status = parts.register_node.then(|| {
-            Arc::new(Source {
+            let source: Arc<dyn StatusSource> = Arc::new(Source {
                 runtime: parts.runtime.clone(),
                 images: parts.images.clone(),
-                config: config.clone(),
-            })
+                kubelet_dir: config.data_dir.clone(),
+                settings: Settings {
+                    hostname: config.node_name.clone(),
+                    internal_ips: config.node_ips.clone(),
+                    max_pods: config.max_pods,
+                    port: config.port,
+                    kubelet_version: config.version.clone(),
+                    ..Settings::default()
+                },
+            });
+            source
         });
         let recorder = Recorder::new(client.clone(), "kubelet", &config.node_name);
         let shared = Arc::new(Shared {
@@ -112,7 +122,7 @@ impl Kubelet {
         let mut tasks = tokio::task::JoinSet::new();
         let mut _node = None;
         if let Some(source) = &self.status {
-            let status = source.report(None).await.status;
+            let status = source.report(&Default::default(), client::now()).await.status;
             let wanted = node::initial_node(&config, status);
             let Some(registered) = node::register(&self.shared.client, &wanted, &shutdown).await else { return Ok(()) };
             let uid = registered.metadata.uid.clone().unwrap_or_default();
