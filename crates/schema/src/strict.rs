@@ -63,6 +63,15 @@ pub fn inspect(ty: &'static Type, json: &[u8]) -> Report {
     walk.report
 }
 
+/// Duplicate keys of JSON that has no type here: a custom resource, a merge patch, a JSON patch.
+pub fn duplicates(json: &[u8]) -> Vec<Issue> {
+    let mut walk = Walk::default();
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    // A syntax error ends the walk early; the decoder of the body reports it.
+    let _ = Untyped { walk: &mut walk }.deserialize(&mut deserializer);
+    walk.report.issues
+}
+
 /// The message of a refused body: `strict decoding error: unknown field "spec.foo", ...`.
 pub fn message(issues: &[Issue]) -> String {
     let mut text = String::from("strict decoding error: ");
@@ -107,6 +116,7 @@ pub fn go_type(ty: &FieldType) -> Cow<'static, str> {
     }
 }
 
+#[derive(Default)]
 struct Walk {
     /// The path so far, as issues show it.
     path: String,
@@ -358,6 +368,78 @@ fn visit_struct<'de, A: MapAccess<'de>>(
     Ok(())
 }
 
+/// A value of which nothing is known: only its keys are looked at.
+struct Untyped<'w> {
+    walk: &'w mut Walk,
+}
+
+impl<'de> DeserializeSeed<'de> for Untyped<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Untyped<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E: de::Error>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        let before = self.walk.path.len();
+        let mut index = 0usize;
+        loop {
+            let _ = write!(self.walk.path, "[{index}]");
+            let more = seq.next_element_seed(Untyped { walk: self.walk })?;
+            self.walk.path.truncate(before);
+            if more.is_none() {
+                return Ok(());
+            }
+            index += 1;
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut keys: HashSet<Cow<'de, str>> = HashSet::new();
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if keys.contains(&key) {
+                self.walk.issue(Issue::DuplicateField, &key);
+            }
+            let before = self.walk.enter(&key);
+            map.next_value_seed(Untyped { walk: self.walk })?;
+            self.walk.path.truncate(before);
+            keys.insert(key);
+        }
+        Ok(())
+    }
+}
+
 /// No type has more fields; a test counts.
 const MAX_FIELDS: usize = 128;
 
@@ -457,6 +539,13 @@ mod tests {
         ] {
             check_body(DEPLOYMENT, json, issues, type_error);
         }
+    }
+
+    #[test]
+    fn untyped_bodies_are_checked_for_duplicates() {
+        let found = duplicates(br#"{"spec":{"a":1,"a":2,"l":[{"x":null,"x":"y"}]}}"#);
+        let found: Vec<String> = found.iter().map(Issue::to_string).collect();
+        assert_eq!(found, [r#"duplicate field "spec.a""#, r#"duplicate field "spec.l[0].x""#]);
     }
 
     #[test]

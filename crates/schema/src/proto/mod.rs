@@ -163,6 +163,30 @@ pub fn object_from_json(
     Ok(out)
 }
 
+/// The `PartialObjectMetadata` of an object, envelope to envelope: every kind's message has its metadata at field 1.
+///
+/// # Errors
+/// Bytes that are no envelope or no message.
+pub fn partial_metadata(object: &[u8]) -> Result<Vec<u8>, Error> {
+    let message = metadata_message(Envelope::parse(object)?.raw)?;
+    Ok(wrap("meta.k8s.io/v1", "PartialObjectMetadata", &message))
+}
+
+/// The message of a `PartialObjectMetadata`, an item of a `PartialObjectMetadataList`, from an object's message.
+///
+/// # Errors
+/// Bytes that are no message.
+pub fn metadata_message(message: &[u8]) -> Result<Vec<u8>, Error> {
+    let mut out = Vec::new();
+    let mut reader = Reader::new(message);
+    while let Some((number, value)) = reader.next()? {
+        if number == 1 {
+            push_len_field(&mut out, 1, value.bytes()?);
+        }
+    }
+    Ok(out)
+}
+
 fn kind_type(api_version: &str, kind: &str) -> Result<&'static Type, Error> {
     let unknown = || Error::UnknownKind { api_version: api_version.to_owned(), kind: kind.to_owned() };
     types::for_api_version(api_version, kind).ok_or_else(unknown)

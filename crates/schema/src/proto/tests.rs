@@ -128,6 +128,15 @@ fn lists_take_encoded_items() {
 }
 
 #[test]
+fn metadata_is_taken_out_of_any_object() {
+    let object = from_json(pod().to_string().as_bytes()).unwrap();
+    let (_, kind, json) = to_json(&partial_metadata(&object).unwrap()).unwrap();
+    let partial: Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!((kind.as_str(), &partial["metadata"]), ("PartialObjectMetadata", &pod()["metadata"]));
+    assert!(partial.get("spec").is_none());
+}
+
+#[test]
 fn watch_frames_are_read_as_written() {
     let object = from_json(pod().to_string().as_bytes()).unwrap();
     let frame = watch_frame("ADDED", &object);
