@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use k8s_cri::v1::{
-    AttachRequest, AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStats, ContainerStatsFilter,
-    ContainerStatus, ExecRequest, ExecSyncResponse, Image, ImageFsInfoResponse, ImageSpec, LinuxContainerResources,
-    PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus, StatusResponse, VersionResponse,
+    AttachRequest, AuthConfig, Container, ContainerConfig, ContainerFilter, ContainerStats,
+    ContainerStatsFilter, ContainerStatus, ExecRequest, ExecSyncResponse, Image, ImageFsInfoResponse,
+    ImageSpec, LinuxContainerResources, PodSandbox, PodSandboxConfig, PodSandboxFilter, PodSandboxStatus,
+    StatusResponse, VersionResponse,
 };
 
 use crate::{ContainerEvent, Result};
@@ -52,7 +53,8 @@ pub trait RuntimeApi: Send + Sync + 'static {
     async fn reopen_container_log(&self, id: &str) -> Result<()>;
 
     /// Runs a command to its end and returns its output; `timeout_seconds` 0 means no bound.
-    async fn exec_sync(&self, id: &str, command: &[String], timeout_seconds: i64) -> Result<ExecSyncResponse>;
+    async fn exec_sync(&self, id: &str, command: &[String], timeout_seconds: i64)
+    -> Result<ExecSyncResponse>;
     /// Prepares an exec; returns the URL of the stream server where it takes place.
     async fn exec(&self, request: ExecRequest) -> Result<String>;
     /// Prepares an attach; returns the URL of the stream server where it takes place.
@@ -61,7 +63,8 @@ pub trait RuntimeApi: Send + Sync + 'static {
     async fn port_forward(&self, sandbox_id: &str, ports: &[i32]) -> Result<String>;
 
     async fn container_stats(&self, id: &str) -> Result<ContainerStats>;
-    async fn list_container_stats(&self, filter: Option<ContainerStatsFilter>) -> Result<Vec<ContainerStats>>;
+    async fn list_container_stats(&self, filter: Option<ContainerStatsFilter>)
+    -> Result<Vec<ContainerStats>>;
 
     /// Subscribes to container events. What a delivered event says, the other calls already show.
     async fn events(&self) -> Result<EventStream>;

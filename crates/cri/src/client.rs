@@ -54,11 +54,15 @@ impl Runtime {
     pub fn with_timeout(endpoint: &str, timeout: Duration) -> Result<Self> {
         let path = endpoint.strip_prefix("unix://").unwrap_or(endpoint);
         if !Path::new(path).is_absolute() {
-            let message = format!("container runtime endpoint {endpoint:?} is not a unix socket: expected unix:///path");
+            let message = format!(
+                "container runtime endpoint {endpoint:?} is not a unix socket: expected unix:///path"
+            );
             return Err(Error::InvalidArgument { message });
         }
         let channel = Endpoint::from_shared(format!("unix://{path}"))
-            .map_err(|e| Error::InvalidArgument { message: format!("container runtime endpoint {endpoint:?}: {e}") })?
+            .map_err(|e| Error::InvalidArgument {
+                message: format!("container runtime endpoint {endpoint:?}: {e}"),
+            })?
             .connect_timeout(CONNECT_TIMEOUT)
             .connect_lazy();
         Ok(Self {
@@ -69,7 +73,11 @@ impl Runtime {
         })
     }
 
-    async fn call<R, F>(&self, name: &'static str, make: impl FnOnce(RuntimeServiceClient<Channel>) -> F) -> Result<R>
+    async fn call<R, F>(
+        &self,
+        name: &'static str,
+        make: impl FnOnce(RuntimeServiceClient<Channel>) -> F,
+    ) -> Result<R>
     where
         F: Future<Output = std::result::Result<Response<R>, Status>>,
     {
@@ -114,8 +122,10 @@ impl RuntimeApi for Runtime {
 
     async fn update_runtime_config(&self, pod_cidr: &str) -> Result<()> {
         let network_config = Some(pb::NetworkConfig { pod_cidr: pod_cidr.to_owned() });
-        let request = pb::UpdateRuntimeConfigRequest { runtime_config: Some(pb::RuntimeConfig { network_config }) };
-        self.call("UpdateRuntimeConfig", |mut c| async move { c.update_runtime_config(request).await }).await?;
+        let request =
+            pb::UpdateRuntimeConfigRequest { runtime_config: Some(pb::RuntimeConfig { network_config }) };
+        self.call("UpdateRuntimeConfig", |mut c| async move { c.update_runtime_config(request).await })
+            .await?;
         Ok(())
     }
 
@@ -124,7 +134,8 @@ impl RuntimeApi for Runtime {
             pb::RunPodSandboxRequest { config: Some(config), runtime_handler: runtime_handler.to_owned() };
         let mut client = self.runtime.clone();
         // twice the ordinary bound, as upstream: the network plugin takes part
-        let answer = bounded("RunPodSandbox", Some(self.timeout * 2), client.run_pod_sandbox(request)).await?;
+        let answer =
+            bounded("RunPodSandbox", Some(self.timeout * 2), client.run_pod_sandbox(request)).await?;
         if answer.pod_sandbox_id.is_empty() {
             return Err(missing("a sandbox id"));
         }
@@ -145,7 +156,8 @@ impl RuntimeApi for Runtime {
 
     async fn pod_sandbox_status(&self, id: &str) -> Result<pb::PodSandboxStatus> {
         let request = pb::PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
-        let answer = self.call("PodSandboxStatus", |mut c| async move { c.pod_sandbox_status(request).await }).await?;
+        let answer =
+            self.call("PodSandboxStatus", |mut c| async move { c.pod_sandbox_status(request).await }).await?;
         answer.status.ok_or_else(|| missing("a sandbox status"))
     }
 
@@ -165,7 +177,8 @@ impl RuntimeApi for Runtime {
             config: Some(config),
             sandbox_config: Some(sandbox),
         };
-        let answer = self.call("CreateContainer", |mut c| async move { c.create_container(request).await }).await?;
+        let answer =
+            self.call("CreateContainer", |mut c| async move { c.create_container(request).await }).await?;
         if answer.container_id.is_empty() {
             return Err(missing("a container id"));
         }
@@ -194,23 +207,34 @@ impl RuntimeApi for Runtime {
 
     async fn list_containers(&self, filter: Option<pb::ContainerFilter>) -> Result<Vec<pb::Container>> {
         let request = pb::ListContainersRequest { filter };
-        Ok(self.call("ListContainers", |mut c| async move { c.list_containers(request).await }).await?.containers)
+        Ok(self
+            .call("ListContainers", |mut c| async move { c.list_containers(request).await })
+            .await?
+            .containers)
     }
 
     async fn container_status(&self, id: &str) -> Result<pb::ContainerStatus> {
         let request = pb::ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-        let answer = self.call("ContainerStatus", |mut c| async move { c.container_status(request).await }).await?;
+        let answer =
+            self.call("ContainerStatus", |mut c| async move { c.container_status(request).await }).await?;
         answer.status.ok_or_else(|| missing("a container status"))
     }
 
-    async fn update_container_resources(&self, id: &str, resources: pb::LinuxContainerResources) -> Result<()> {
+    async fn update_container_resources(
+        &self,
+        id: &str,
+        resources: pb::LinuxContainerResources,
+    ) -> Result<()> {
         let request = pb::UpdateContainerResourcesRequest {
             container_id: id.to_owned(),
             linux: Some(resources),
             ..Default::default()
         };
-        self.call("UpdateContainerResources", |mut c| async move { c.update_container_resources(request).await })
-            .await?;
+        self.call(
+            "UpdateContainerResources",
+            |mut c| async move { c.update_container_resources(request).await },
+        )
+        .await?;
         Ok(())
     }
 
@@ -220,9 +244,17 @@ impl RuntimeApi for Runtime {
         Ok(())
     }
 
-    async fn exec_sync(&self, id: &str, command: &[String], timeout_seconds: i64) -> Result<pb::ExecSyncResponse> {
-        let request =
-            pb::ExecSyncRequest { container_id: id.to_owned(), cmd: command.to_vec(), timeout: timeout_seconds };
+    async fn exec_sync(
+        &self,
+        id: &str,
+        command: &[String],
+        timeout_seconds: i64,
+    ) -> Result<pb::ExecSyncResponse> {
+        let request = pb::ExecSyncRequest {
+            container_id: id.to_owned(),
+            cmd: command.to_vec(),
+            timeout: timeout_seconds,
+        };
         let mut client = self.runtime.clone();
         let limit = (timeout_seconds > 0).then(|| EXEC_SYNC_GRACE + seconds(timeout_seconds));
         bounded("ExecSync", limit, client.exec_sync(request)).await
@@ -246,20 +278,35 @@ impl RuntimeApi for Runtime {
 
     async fn container_stats(&self, id: &str) -> Result<pb::ContainerStats> {
         let request = pb::ContainerStatsRequest { container_id: id.to_owned() };
-        let answer = self.call("ContainerStats", |mut c| async move { c.container_stats(request).await }).await?;
+        let answer =
+            self.call("ContainerStats", |mut c| async move { c.container_stats(request).await }).await?;
         answer.stats.ok_or_else(|| missing("container stats"))
     }
 
-    async fn list_container_stats(&self, filter: Option<pb::ContainerStatsFilter>) -> Result<Vec<pb::ContainerStats>> {
+    async fn list_container_stats(
+        &self,
+        filter: Option<pb::ContainerStatsFilter>,
+    ) -> Result<Vec<pb::ContainerStats>> {
         let request = pb::ListContainerStatsRequest { filter };
-        Ok(self.call("ListContainerStats", |mut c| async move { c.list_container_stats(request).await }).await?.stats)
+        Ok(self
+            .call("ListContainerStats", |mut c| async move { c.list_container_stats(request).await })
+            .await?
+            .stats)
     }
 
     async fn events(&self) -> Result<EventStream> {
-        match bounded("GetContainerEvents", Some(self.timeout), self.runtime.clone().get_container_events(Request::new(pb::GetEventsRequest {}))).await {
+        match bounded(
+            "GetContainerEvents",
+            Some(self.timeout),
+            self.runtime.clone().get_container_events(Request::new(pb::GetEventsRequest {})),
+        )
+        .await
+        {
             Ok(stream) => Ok(events::from_cri(stream)),
             // containerd 1.6: no CRI events, but its own event service says the same
-            Err(Error::Unimplemented { .. }) => events::from_containerd(self.channel.clone(), self.clone()).await,
+            Err(Error::Unimplemented { .. }) => {
+                events::from_containerd(self.channel.clone(), self.clone()).await
+            }
             Err(error) => Err(error),
         }
     }

@@ -45,7 +45,9 @@ impl Error {
             }
             Code::Unknown if is_transport(status) => Self::Unavailable { message },
             // the CRI plugin of a containerd that is still starting says so under "Unknown"
-            Code::Unknown if message.contains("server is not initialized yet") => Self::Unavailable { message },
+            Code::Unknown if message.contains("server is not initialized yet") => {
+                Self::Unavailable { message }
+            }
             Code::Unimplemented => Self::Unimplemented { message },
             Code::InvalidArgument => Self::InvalidArgument { message },
             code => Self::Other { code: code_name(code), message },
@@ -71,7 +73,9 @@ impl Error {
             | Self::Unimplemented { message }
             | Self::InvalidArgument { message }
             | Self::Other { message, .. } => message.clone(),
-            Self::DeadlineExceeded { call, after } => format!("{call} did not answer within {}s", after.as_secs()),
+            Self::DeadlineExceeded { call, after } => {
+                format!("{call} did not answer within {}s", after.as_secs())
+            }
         }
     }
 }
@@ -120,8 +124,18 @@ mod tests {
             assert_eq!(error.to_string(), expect);
             assert_eq!((error.is_not_found(), error.is_unavailable()), (not_found, unavailable));
         }
-        check(Status::not_found("no such container"), "rpc error: code = NotFound desc = no such container", true, false);
-        check(Status::unknown("failed to create"), "rpc error: code = Unknown desc = failed to create", false, false);
+        check(
+            Status::not_found("no such container"),
+            "rpc error: code = NotFound desc = no such container",
+            true,
+            false,
+        );
+        check(
+            Status::unknown("failed to create"),
+            "rpc error: code = Unknown desc = failed to create",
+            false,
+            false,
+        );
         check(
             Status::unknown("server is not initialized yet"),
             "rpc error: code = Unavailable desc = server is not initialized yet",

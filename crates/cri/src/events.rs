@@ -154,10 +154,18 @@ fn confirmed(
 fn decode(envelope: &Envelope) -> Option<ContainerEvent> {
     let payload = envelope.event.as_ref()?;
     let (container_id, kind) = match envelope.topic.as_str() {
-        "/tasks/start" => (TaskEvent::decode(&*payload.value).ok()?.container_id, ContainerEventKind::Started),
-        "/tasks/oom" => (TaskEvent::decode(&*payload.value).ok()?.container_id, ContainerEventKind::OutOfMemory),
-        "/containers/create" => (TaskEvent::decode(&*payload.value).ok()?.container_id, ContainerEventKind::Created),
-        "/containers/delete" => (TaskEvent::decode(&*payload.value).ok()?.container_id, ContainerEventKind::Deleted),
+        "/tasks/start" => {
+            (TaskEvent::decode(&*payload.value).ok()?.container_id, ContainerEventKind::Started)
+        }
+        "/tasks/oom" => {
+            (TaskEvent::decode(&*payload.value).ok()?.container_id, ContainerEventKind::OutOfMemory)
+        }
+        "/containers/create" => {
+            (TaskEvent::decode(&*payload.value).ok()?.container_id, ContainerEventKind::Created)
+        }
+        "/containers/delete" => {
+            (TaskEvent::decode(&*payload.value).ok()?.container_id, ContainerEventKind::Deleted)
+        }
         "/tasks/exit" => {
             let exit = TaskExit::decode(&*payload.value).ok()?;
             // the end of an exec is none of the container
@@ -200,7 +208,11 @@ mod tests {
         let exit = |id: &str| TaskExit { container_id: "c1".into(), id: id.into() };
         let event = |kind| Some(ContainerEvent { container_id: "c1".into(), kind, pod_uid: None });
         assert_eq!(decode(&envelope("/tasks/exit", &exit("c1"))), event(ContainerEventKind::Stopped));
-        assert_eq!(decode(&envelope("/tasks/exit", &exit("exec7"))), None, "an exec's end is not the container's");
+        assert_eq!(
+            decode(&envelope("/tasks/exit", &exit("exec7"))),
+            None,
+            "an exec's end is not the container's"
+        );
         let task = TaskEvent { container_id: "c1".into() };
         assert_eq!(decode(&envelope("/tasks/start", &task)), event(ContainerEventKind::Started));
         assert_eq!(decode(&envelope("/images/create", &task)), None);

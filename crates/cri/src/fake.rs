@@ -78,7 +78,8 @@ impl FakeRuntime {
     /// The answer of `exec_sync` for a command, by its words joined with blanks; without one it is
     /// exit code 0 and no output.
     pub fn answer_exec(&self, command: &str, exit_code: i32, stdout: &str) {
-        let answer = pb::ExecSyncResponse { exit_code, stdout: stdout.as_bytes().to_vec(), ..Default::default() };
+        let answer =
+            pb::ExecSyncResponse { exit_code, stdout: stdout.as_bytes().to_vec(), ..Default::default() };
         self.state.lock().exec_answers.insert(command.to_owned(), answer);
     }
 
@@ -158,7 +159,8 @@ impl FakeRuntime {
 
     fn name_of(&self, id: &str) -> String {
         let state = self.state.lock();
-        let container = state.containers.get(id).and_then(|c| c.config.metadata.as_ref()).map(|m| m.name.clone());
+        let container =
+            state.containers.get(id).and_then(|c| c.config.metadata.as_ref()).map(|m| m.name.clone());
         let sandbox = || state.sandboxes.get(id).and_then(|s| s.metadata.as_ref()).map(|m| m.name.clone());
         container.or_else(sandbox).unwrap_or_else(|| id.to_owned())
     }
@@ -186,7 +188,10 @@ fn no_sandbox(id: &str) -> Error {
     Error::NotFound { message: format!("an error occurred when try to find sandbox {id:?}: not found") }
 }
 
-fn matches(labels: &std::collections::HashMap<String, String>, want: &std::collections::HashMap<String, String>) -> bool {
+fn matches(
+    labels: &std::collections::HashMap<String, String>,
+    want: &std::collections::HashMap<String, String>,
+) -> bool {
     want.iter().all(|(name, value)| labels.get(name) == Some(value))
 }
 
@@ -379,7 +384,11 @@ impl RuntimeApi for FakeRuntime {
         self.state.lock().containers.get(id).map(|c| c.status.clone()).ok_or_else(|| no_container(id))
     }
 
-    async fn update_container_resources(&self, id: &str, _resources: pb::LinuxContainerResources) -> Result<()> {
+    async fn update_container_resources(
+        &self,
+        id: &str,
+        _resources: pb::LinuxContainerResources,
+    ) -> Result<()> {
         self.enter("UpdateContainerResources", &self.name_of(id))
     }
 
@@ -387,7 +396,12 @@ impl RuntimeApi for FakeRuntime {
         self.enter("ReopenContainerLog", &self.name_of(id))
     }
 
-    async fn exec_sync(&self, id: &str, command: &[String], _timeout_seconds: i64) -> Result<pb::ExecSyncResponse> {
+    async fn exec_sync(
+        &self,
+        id: &str,
+        command: &[String],
+        _timeout_seconds: i64,
+    ) -> Result<pb::ExecSyncResponse> {
         self.enter("ExecSync", &self.name_of(id))?;
         let state = self.state.lock();
         if !state.containers.contains_key(id) {
@@ -423,7 +437,10 @@ impl RuntimeApi for FakeRuntime {
         Ok(pb::ContainerStats { attributes: Some(attributes), ..Default::default() })
     }
 
-    async fn list_container_stats(&self, _filter: Option<pb::ContainerStatsFilter>) -> Result<Vec<pb::ContainerStats>> {
+    async fn list_container_stats(
+        &self,
+        _filter: Option<pb::ContainerStatsFilter>,
+    ) -> Result<Vec<pb::ContainerStats>> {
         let ids: Vec<String> = self.state.lock().containers.keys().cloned().collect();
         let mut all = Vec::new();
         for id in ids {
@@ -471,7 +488,9 @@ impl ImageApi for FakeRuntime {
         let mut state = self.state.lock();
         let Some(found) = state.registry.get(&image.image).cloned() else {
             let name = &image.image;
-            let message = format!("failed to pull and unpack image {name:?}: failed to resolve reference {name:?}: {name}: not found");
+            let message = format!(
+                "failed to pull and unpack image {name:?}: failed to resolve reference {name:?}: {name}: not found"
+            );
             return Err(Error::NotFound { message });
         };
         let reference = found.id.clone();

@@ -175,7 +175,8 @@ impl ImageBuilder {
     }
 
     fn insert(&mut self, path: &Path, entry: Entry) {
-        let path: PathBuf = path.components().filter(|c| matches!(c, std::path::Component::Normal(_))).collect();
+        let path: PathBuf =
+            path.components().filter(|c| matches!(c, std::path::Component::Normal(_))).collect();
         if path.as_os_str().is_empty() {
             return;
         }
@@ -259,7 +260,8 @@ impl ImageBuilder {
             set("Labels", json!(self.labels));
         }
         if !self.ports.is_empty() {
-            let ports: serde_json::Map<String, Value> = self.ports.iter().map(|p| (p.clone(), json!({}))).collect();
+            let ports: serde_json::Map<String, Value> =
+                self.ports.iter().map(|p| (p.clone(), json!({}))).collect();
             set("ExposedPorts", Value::Object(ports));
         }
         json!({
@@ -340,7 +342,8 @@ impl Importer {
         let output = output.map_err(|source| ImageError::Start { command: command.clone(), source })?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
-            let message = text.trim().lines().last().unwrap_or("no message").trim_start_matches("ctr: ").to_owned();
+            let message =
+                text.trim().lines().last().unwrap_or("no message").trim_start_matches("ctr: ").to_owned();
             return Err(ImageError::Failed { command, message });
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -399,7 +402,8 @@ mod tests {
 
     #[test]
     fn an_archive_is_a_layout_whose_digests_fit() {
-        let build = || ImageBuilder::new("ironclad.local/x:7").file("/a/b", 0o755, "hello").link("/l", "a/b").build();
+        let build =
+            || ImageBuilder::new("ironclad.local/x:7").file("/a/b", 0o755, "hello").link("/l", "a/b").build();
         let archive = build().unwrap();
         assert_eq!(archive, build().unwrap(), "the same input gives the same bytes");
         let files = unpack(&archive);
@@ -407,7 +411,10 @@ mod tests {
         let blob = |descriptor: &Value| {
             let digest = descriptor["digest"].as_str().unwrap();
             let data = &files[&format!("blobs/{}", digest.replace(':', "/"))];
-            assert_eq!((super::digest(data).as_str(), data.len() as u64), (digest, descriptor["size"].as_u64().unwrap()));
+            assert_eq!(
+                (super::digest(data).as_str(), data.len() as u64),
+                (digest, descriptor["size"].as_u64().unwrap())
+            );
             data.clone()
         };
         assert_eq!(index["manifests"][0]["annotations"]["io.containerd.image.name"], "ironclad.local/x:7");

@@ -37,7 +37,8 @@ fn busybox_image() -> Vec<u8> {
 
 fn sandbox_config(log_directory: &Path) -> pb::PodSandboxConfig {
     let node = pb::NamespaceMode::Node as i32;
-    let namespaces = pb::NamespaceOption { network: node, pid: pb::NamespaceMode::Container as i32, ..Default::default() };
+    let namespaces =
+        pb::NamespaceOption { network: node, pid: pb::NamespaceMode::Container as i32, ..Default::default() };
     pb::PodSandboxConfig {
         metadata: Some(pb::PodSandboxMetadata {
             name: "pod".into(),
@@ -61,7 +62,8 @@ fn sandbox_config(log_directory: &Path) -> pb::PodSandboxConfig {
 
 fn container_config(name: &str, command: &str) -> pb::ContainerConfig {
     let node = pb::NamespaceMode::Node as i32;
-    let namespaces = pb::NamespaceOption { network: node, pid: pb::NamespaceMode::Container as i32, ..Default::default() };
+    let namespaces =
+        pb::NamespaceOption { network: node, pid: pb::NamespaceMode::Container as i32, ..Default::default() };
     pb::ContainerConfig {
         metadata: Some(pb::ContainerMetadata { name: name.into(), attempt: 0 }),
         image: Some(pb::ImageSpec { image: IMAGE.into(), ..Default::default() }),
@@ -79,7 +81,12 @@ fn container_config(name: &str, command: &str) -> pb::ContainerConfig {
 }
 
 /// Creates and starts a container; returns its id.
-async fn run(runtime: &Runtime, sandbox_id: &str, sandbox: &pb::PodSandboxConfig, config: pb::ContainerConfig) -> String {
+async fn run(
+    runtime: &Runtime,
+    sandbox_id: &str,
+    sandbox: &pb::PodSandboxConfig,
+    config: pb::ContainerConfig,
+) -> String {
     let id = runtime.create_container(sandbox_id, config, sandbox.clone()).await.expect("created");
     runtime.start_container(&id).await.expect("started");
     id
@@ -95,7 +102,8 @@ async fn a_pod_runs_on_a_containerd_of_our_own() {
     let supervisor = match Supervisor::start(&options).await {
         Ok(supervisor) => supervisor,
         Err(error) => {
-            let log = std::fs::read_to_string(data.path().join("containerd/containerd.log")).unwrap_or_default();
+            let log =
+                std::fs::read_to_string(data.path().join("containerd/containerd.log")).unwrap_or_default();
             panic!("{error}\n{log}");
         }
     };
@@ -115,7 +123,9 @@ async fn a_pod_runs_on_a_containerd_of_our_own() {
     let sandbox = sandbox_config(&logs);
     let mut events = runtime.events().await.expect("events");
     let sandbox_id = runtime.run_pod_sandbox(sandbox.clone(), "").await.expect("sandbox runs");
-    let id = run(&runtime, &sandbox_id, &sandbox, container_config("short", "echo out; echo err >&2; exit 3")).await;
+    let id =
+        run(&runtime, &sandbox_id, &sandbox, container_config("short", "echo out; echo err >&2; exit 3"))
+            .await;
     while let Some(event) = events.next().await {
         let event = event.expect("an event");
         if event.container_id == id && event.kind == ContainerEventKind::Stopped {
@@ -172,7 +182,8 @@ async fn exec_over_spdy(runtime: &Runtime, id: &str) {
     };
     let uri = runtime.exec(request).await.expect("a URL").parse().expect("a valid URL");
     let headers = streaming::upgrade::spdy_headers(&streaming::translate::STREAM_PROTOCOLS);
-    let upgraded = streaming::upgrade_client(http::Method::POST, &uri, headers, None).await.expect("upgraded");
+    let upgraded =
+        streaming::upgrade_client(http::Method::POST, &uri, headers, None).await.expect("upgraded");
     assert_eq!(upgraded.headers[streaming::upgrade::STREAM_PROTOCOL_VERSION], "v4.channel.k8s.io");
     let connection = streaming::spdy::Connection::client(upgraded.io);
     let mut streams = Vec::new();

@@ -31,5 +31,6 @@ pub mod volumes;
 pub mod watched;
 
 pub use config::Config;
-pub use run::{Error, Kubelet, Parts};
+pub use run::{Error, Kubelet, Parts, Serving, run};
 pub mod node_status;
+pub mod server;

@@ -10,9 +10,9 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 
 use crate::translate::{self, ExecOptions, STREAM_PROTOCOLS};
+use crate::tunnel;
 use crate::upgrade::{self, STREAM_PROTOCOL_VERSION, UpgradeError, spdy_headers, upgrade_client};
 use crate::websocket::{self, Protocol, TUNNEL_PREFIX};
-use crate::tunnel;
 
 /// Where the command or the port is.
 #[derive(Debug, Clone)]

@@ -43,7 +43,9 @@ impl ExecOptions {
     pub fn from_query(query: &str) -> Self {
         let is_set = |names: [&str; 2]| {
             let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            pairs.any(|(name, value)| names.contains(&name) && matches!(value, "1" | "true" | "True" | "TRUE" | "t"))
+            pairs.any(|(name, value)| {
+                names.contains(&name) && matches!(value, "1" | "true" | "True" | "TRUE" | "t")
+            })
         };
         Self {
             stdin: is_set(["stdin", "input"]),
@@ -142,7 +144,10 @@ where
 }
 
 /// Writes what is queued; when nothing more can come, says goodbye.
-async fn write_messages(mut sink: impl Sink<Message, Error = WsError> + Unpin, mut queue: mpsc::Receiver<Message>) {
+async fn write_messages(
+    mut sink: impl Sink<Message, Error = WsError> + Unpin,
+    mut queue: mpsc::Receiver<Message>,
+) {
     while let Some(message) = queue.recv().await {
         if sink.send(message).await.is_err() {
             // dropping the queue tells the senders
@@ -342,7 +347,13 @@ mod tests {
         let (client, server) = tokio::io::duplex(1 << 16);
         let backend = tokio::spawn(echo_twice(far, failed));
         let options = ExecOptions { stdin: true, stdout: true, stderr: true, tty: false };
-        let session = tokio::spawn(run(server, Protocol::V5, options, async move { Ok((Connection::client(near), V4)) }));
+        let session =
+            tokio::spawn(run(
+                server,
+                Protocol::V5,
+                options,
+                async move { Ok((Connection::client(near), V4)) },
+            ));
         let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         client.send(Protocol::V5.encode(STDIN, b"abc")).await.unwrap();
         client.send(Message::binary(&b"\xff\x00"[..])).await.unwrap();
@@ -359,7 +370,10 @@ mod tests {
         assert_eq!(seen[0], Message::binary(&b"\x01"[..]), "an empty message at first");
         assert_eq!(seen[1], Message::binary(&b"\x01abcabc"[..]));
         let text = seen[2].clone().into_data();
-        assert_eq!((text[0], status::parse(&text[1..]).map(|s| s.to_string())), (ERROR, Some(status.to_string())));
+        assert_eq!(
+            (text[0], status::parse(&text[1..]).map(|s| s.to_string())),
+            (ERROR, Some(status.to_string()))
+        );
         backend.await.unwrap();
     }
 
@@ -371,7 +385,8 @@ mod tests {
         let session = tokio::spawn(async move { exec(server, Protocol::V4Base64, options, refused).await });
         let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         assert_eq!(client.next().await.unwrap().unwrap(), Message::Text(Utf8Bytes::from_static("1")));
-        let Some(Event::Data(ERROR, text)) = Protocol::V4Base64.decode(client.next().await.unwrap().unwrap()) else {
+        let Some(Event::Data(ERROR, text)) = Protocol::V4Base64.decode(client.next().await.unwrap().unwrap())
+        else {
             panic!("an error is expected");
         };
         let status = status::parse(&text).unwrap();
@@ -386,7 +401,13 @@ mod tests {
         let (client, server) = tokio::io::duplex(1 << 16);
         let (connection, mut incoming) = Connection::server(far);
         let options = ExecOptions { stdin: true, ..ExecOptions::default() };
-        let session = tokio::spawn(run(server, Protocol::V5, options, async move { Ok((Connection::client(near), V4)) }));
+        let session =
+            tokio::spawn(run(
+                server,
+                Protocol::V5,
+                options,
+                async move { Ok((Connection::client(near), V4)) },
+            ));
         let mut held = Vec::new();
         for _ in 0..2 {
             let stream = incoming.recv().await.unwrap();

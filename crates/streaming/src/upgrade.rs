@@ -59,7 +59,9 @@ pub async fn upgrade_client(
     headers: HeaderMap,
     tls: Option<Arc<ClientConfig>>,
 ) -> Result<Upgraded, UpgradeError> {
-    tokio::time::timeout(UPGRADE_TIMEOUT, upgrade(method, uri, headers, tls)).await.map_err(|_| UpgradeError::Timeout)?
+    tokio::time::timeout(UPGRADE_TIMEOUT, upgrade(method, uri, headers, tls))
+        .await
+        .map_err(|_| UpgradeError::Timeout)?
 }
 
 async fn upgrade(
@@ -109,7 +111,8 @@ async fn request<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         return Ok(Upgraded { io, headers });
     }
     let (parts, body) = response.into_parts();
-    let body = Limited::new(body, MAX_REFUSAL_BYTES).collect().await.map(|all| all.to_bytes()).unwrap_or_default();
+    let body =
+        Limited::new(body, MAX_REFUSAL_BYTES).collect().await.map(|all| all.to_bytes()).unwrap_or_default();
     Err(UpgradeError::Refused { status: parts.status, headers: Box::new(parts.headers), body })
 }
 

@@ -4,7 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{
-    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
+    UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio_tungstenite::tungstenite::Message;
@@ -172,7 +173,9 @@ pub fn accept(headers: &HeaderMap, protocol: &str) -> Result<Response<()>, (Stat
 
 /// The bounds of a client's connection.
 pub(crate) fn config() -> WebSocketConfig {
-    WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE_BYTES)).max_frame_size(Some(MAX_MESSAGE_BYTES))
+    WebSocketConfig::default()
+        .max_message_size(Some(MAX_MESSAGE_BYTES))
+        .max_frame_size(Some(MAX_MESSAGE_BYTES))
 }
 
 #[cfg(test)]
@@ -187,9 +190,15 @@ mod tests {
     fn the_first_known_protocol_of_the_client_is_chosen() {
         assert_eq!(Protocol::choose(&HeaderMap::new()), Some(Protocol::Unnamed));
         assert_eq!(Protocol::choose(&offers("v5.channel.k8s.io")), Some(Protocol::V5));
-        assert_eq!(Protocol::choose(&offers("v9.x, base64.channel.k8s.io, v4.channel.k8s.io")), Some(Protocol::V1Base64));
+        assert_eq!(
+            Protocol::choose(&offers("v9.x, base64.channel.k8s.io, v4.channel.k8s.io")),
+            Some(Protocol::V1Base64)
+        );
         assert_eq!(Protocol::choose(&offers("chat")), None);
-        assert_eq!(tunnelled_protocols(&offers("SPDY/3.1+portforward.k8s.io, SPDY/3.1+x")), ["portforward.k8s.io"]);
+        assert_eq!(
+            tunnelled_protocols(&offers("SPDY/3.1+portforward.k8s.io, SPDY/3.1+x")),
+            ["portforward.k8s.io"]
+        );
     }
 
     #[test]
@@ -201,7 +210,11 @@ mod tests {
         let data = |text: &'static str| Some(Event::Data(0, Bytes::from_static(text.as_bytes())));
         check(Protocol::V5, Message::binary(&b"\x00foo"[..]), data("foo"));
         check(Protocol::V5, Message::binary(&b"\xff\x00"[..]), Some(Event::CloseChannel(0)));
-        check(Protocol::V4, Message::binary(&b"\xff\x00"[..]), Some(Event::Data(255, Bytes::from_static(b"\0"))));
+        check(
+            Protocol::V4,
+            Message::binary(&b"\xff\x00"[..]),
+            Some(Event::Data(255, Bytes::from_static(b"\0"))),
+        );
         check(Protocol::V1Base64, Message::text("0Zm9vCgo="), data("foo\n\n"));
         check(Protocol::V1Base64, Message::text("0***"), None);
         assert_eq!(Protocol::V4Base64.encode(1, b"\n"), Message::text("1Cg=="));

@@ -189,7 +189,10 @@ mod tests {
             assert_eq!(Version::parse(output), expect.map(|(major, minor)| Version { major, minor }));
         }
         check("containerd github.com/containerd/containerd 1.6.20~ds1 1.6.20~ds1-1+deb12u3\n", Some((1, 6)));
-        check("containerd github.com/containerd/containerd/v2 v2.1.0 061792f0ecf3684fb30a3a0eb006799b8c6638a7", Some((2, 1)));
+        check(
+            "containerd github.com/containerd/containerd/v2 v2.1.0 061792f0ecf3684fb30a3a0eb006799b8c6638a7",
+            Some((2, 1)),
+        );
         check("containerd containerd.io 1.7.27 05044ec0a9a75232cad458027ca83437aae3f4da", Some((1, 7)));
         check("Segmentation fault", None);
     }
@@ -197,10 +200,19 @@ mod tests {
     #[test]
     fn each_generation_gets_its_own_form() {
         let old = render(&settings(1, 6));
-        assert!(old.contains("version = 2\n") && old.contains("sandbox_image = \"ironclad.local/pause:1\""), "{old}");
-        assert!(old.contains("[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc.options]"), "{old}");
+        assert!(
+            old.contains("version = 2\n") && old.contains("sandbox_image = \"ironclad.local/pause:1\""),
+            "{old}"
+        );
+        assert!(
+            old.contains("[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc.options]"),
+            "{old}"
+        );
         let new = render(&settings(2, 0));
-        assert!(new.contains("version = 3\n") && new.contains("sandbox = \"ironclad.local/pause:1\""), "{new}");
+        assert!(
+            new.contains("version = 3\n") && new.contains("sandbox = \"ironclad.local/pause:1\""),
+            "{new}"
+        );
         assert!(new.contains("bin_dir = \"/usr/lib/cni\""), "{new}");
         assert!(render(&settings(2, 1)).contains("bin_dirs = [\"/usr/lib/cni\"]"));
         assert_eq!(quote("a\"b\\c\n"), r#""a\"b\\c\u000A""#);

@@ -341,9 +341,9 @@ async fn wait_until_ready(
     loop {
         // a connection refused before the socket is there would make the channel back off: look first
         let answer = if StdUnixStream::connect(layout.socket()).is_ok() {
-            tokio::time::timeout(PING_TIMEOUT, runtime.version()).await.unwrap_or_else(|_| {
-                Err(Error::DeadlineExceeded { call: "Version", after: PING_TIMEOUT })
-            })
+            tokio::time::timeout(PING_TIMEOUT, runtime.version())
+                .await
+                .unwrap_or_else(|_| Err(Error::DeadlineExceeded { call: "Version", after: PING_TIMEOUT }))
         } else {
             Err(Error::Unavailable { message: "its socket is not there".into() })
         };

@@ -88,7 +88,9 @@ pub(super) fn has_sys_resource() -> bool {
 
 /// Checks what containerd needs and reads its version.
 pub(super) async fn check_prerequisites() -> Result<Version, SupervisorError> {
-    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() && !Path::new("/sys/fs/cgroup/memory").is_dir() {
+    if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+        && !Path::new("/sys/fs/cgroup/memory").is_dir()
+    {
         return Err(SupervisorError::NoCgroups);
     }
     if !on_path("runc") {
@@ -160,7 +162,8 @@ pub(super) fn spawn(layout: &Layout) -> Result<Handle, SupervisorError> {
     let raw = i32::try_from(child.id()).unwrap_or_default();
     write(&layout.pid_file(), &format!("{raw}\n"))?;
     let pid = Pid::from_raw(raw).expect("a child's pid is positive");
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).map_err(|e| io("watch", Path::new("containerd"), e.into()))?;
+    let pidfd =
+        pidfd_open(pid, PidfdFlags::empty()).map_err(|e| io("watch", Path::new("containerd"), e.into()))?;
     Ok(Handle { pid, child: Some(child), pidfd })
 }
 
@@ -256,7 +259,11 @@ mod tests {
     #[test]
     fn the_reason_of_a_failed_start_is_in_the_log() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), "time=\"x\" level=info msg=\"starting\"\ncontainerd: failed to load TOML: bad\n").unwrap();
+        fs::write(
+            file.path(),
+            "time=\"x\" level=info msg=\"starting\"\ncontainerd: failed to load TOML: bad\n",
+        )
+        .unwrap();
         assert_eq!(last_error(file.path()).as_deref(), Some("containerd: failed to load TOML: bad"));
         assert_eq!(last_error(Path::new("/does/not/exist")), None);
     }

@@ -38,7 +38,9 @@ pub async fn remove_all(options: &Options) -> Result<(), SupervisorError> {
     for directory in [&layout.state, &layout.home] {
         unmount_below(directory);
         match fs::remove_dir_all(directory) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("remove", directory, error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io("remove", directory, error));
+            }
             _ => {}
         }
     }

@@ -90,7 +90,8 @@ impl Cgroups {
             let mut tail = tail.split(' ');
             match (tail.next(), tail.nth(1)) {
                 (Some("cgroup"), Some(options)) => {
-                    let names = options.split(',').filter(|o| !matches!(*o, "rw" | "ro" | "xattr" | "noprefix"));
+                    let names =
+                        options.split(',').filter(|o| !matches!(*o, "rw" | "ro" | "xattr" | "noprefix"));
                     let controllers: Vec<String> = names.map(str::to_owned).collect();
                     if !trees.iter().any(|tree| tree.controllers == controllers) {
                         trees.push(Tree { mount, controllers });
@@ -112,7 +113,11 @@ impl Cgroups {
         trees.extend(unified);
         let has = |name: &str| trees.iter().any(|tree| tree.controllers.iter().any(|c| c == name));
         let missing: Vec<&'static str> = NEEDED.into_iter().filter(|name| !has(name)).collect();
-        if missing.is_empty() { Ok(Self { version, trees, pod_pids_limit: None }) } else { Err(CgroupError::Missing(missing)) }
+        if missing.is_empty() {
+            Ok(Self { version, trees, pod_pids_limit: None })
+        } else {
+            Err(CgroupError::Missing(missing))
+        }
     }
 
     pub fn version(&self) -> Version {
@@ -132,7 +137,10 @@ impl Cgroups {
         };
         self.create(KUBEPODS, &node)?;
         for class in ["besteffort", "burstable"] {
-            self.create(&format!("{KUBEPODS}/{class}"), &Resources { cpu_shares: Some(2), ..Resources::default() })?;
+            self.create(
+                &format!("{KUBEPODS}/{class}"),
+                &Resources { cpu_shares: Some(2), ..Resources::default() },
+            )?;
         }
         Ok(())
     }
@@ -160,10 +168,14 @@ impl Cgroups {
                 }
                 path.push(part);
                 match fs::create_dir(&path) {
-                    Ok(()) if tree.controllers.iter().any(|c| c == "cpuset") && self.version == Version::V1 => {
+                    Ok(())
+                        if tree.controllers.iter().any(|c| c == "cpuset") && self.version == Version::V1 =>
+                    {
                         inherit_cpuset(&path)?;
                     }
-                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(named(error, &path)),
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(named(error, &path));
+                    }
                     _ => {}
                 }
             }
@@ -258,7 +270,8 @@ impl Cgroups {
     /// If processes stay.
     pub fn remove_all(&self) -> io::Result<()> {
         for pid in self.processes(KUBEPODS) {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
         self.remove(KUBEPODS)
     }
@@ -273,9 +286,8 @@ impl Cgroups {
 
     /// What a cgroup and those below it use; what cannot be read is `None`.
     pub fn stats(&self, cgroup: &str) -> Stats {
-        let read = |controller: &str, file: &str| {
-            fs::read_to_string(self.path(controller, cgroup)?.join(file)).ok()
-        };
+        let read =
+            |controller: &str, file: &str| fs::read_to_string(self.path(controller, cgroup)?.join(file)).ok();
         match self.version {
             Version::V1 => stats::v1(read),
             Version::V2 => stats::v2(read),
@@ -328,7 +340,8 @@ fn named(error: io::Error, path: &Path) -> io::Error {
 }
 
 fn write(path: &Path, value: &str) -> io::Result<()> {
-    fs::write(path, value).map_err(|error| io::Error::new(error.kind(), format!("{} = {value}: {error}", path.display())))
+    fs::write(path, value)
+        .map_err(|error| io::Error::new(error.kind(), format!("{} = {value}: {error}", path.display())))
 }
 
 /// Lets the children of a v2 cgroup have the controllers.
@@ -406,7 +419,8 @@ mod tests {
     fn a_pods_cgroup_is_named_after_its_class_and_uid() {
         let pod = |resources: serde_json::Value| -> Pod {
             let container = serde_json::json!({ "name": "c", "resources": resources });
-            let value = serde_json::json!({ "metadata": { "uid": "u-1" }, "spec": { "containers": [container] } });
+            let value =
+                serde_json::json!({ "metadata": { "uid": "u-1" }, "spec": { "containers": [container] } });
             serde_json::from_value(value).unwrap()
         };
         assert_eq!(pod_cgroup(&pod(serde_json::json!({}))), "/kubepods/besteffort/podu-1");

@@ -33,7 +33,11 @@ pub fn shares(cpu_millis: i64) -> i64 {
 
 /// The quota for so many thousandths of a CPU; 0 means no limit was given and is left at -1.
 fn quota(cpu_millis: i64) -> i64 {
-    if cpu_millis == 0 { -1 } else { (cpu_millis.saturating_mul(CPU_PERIOD_MICROS) / 1000).max(MIN_QUOTA_MICROS) }
+    if cpu_millis == 0 {
+        -1
+    } else {
+        (cpu_millis.saturating_mul(CPU_PERIOD_MICROS) / 1000).max(MIN_QUOTA_MICROS)
+    }
 }
 
 /// cgroup v2's weight for cgroup v1's shares: the curve that keeps minimum, default and maximum, as
@@ -126,7 +130,8 @@ fn total(pod: &Pod, of: impl Fn(&ResourceRequirements) -> Amount) -> Amount {
             total.memory_bytes = own.memory_bytes;
         }
     }
-    let overhead = Amount { cpu_millis: amount(&spec.overhead, "cpu"), memory_bytes: memory_bytes(&spec.overhead) };
+    let overhead =
+        Amount { cpu_millis: amount(&spec.overhead, "cpu"), memory_bytes: memory_bytes(&spec.overhead) };
     total.add(overhead)
 }
 
@@ -142,7 +147,8 @@ pub fn for_pod(pod: &Pod, pids: Option<i64>) -> Resources {
     let spec = pod.spec.as_ref();
     let pod_level = spec.and_then(|s| s.resources.as_ref()).map(limits).unwrap_or_default();
     // a limit of the whole pod holds only if each of its containers has one
-    let containers = || spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
+    let containers =
+        || spec.into_iter().flat_map(|s| s.containers.iter().chain(s.init_containers.iter().flatten()));
     let each = |of: fn(&Amount) -> i64| {
         of(&pod_level) > 0 || containers().all(|c| c.resources.as_ref().is_some_and(|r| of(&limits(r)) > 0))
     };
@@ -194,14 +200,15 @@ mod tests {
             ] }),
             Resources { cpu_shares: Some(1280), ..Resources::default() },
         );
-        check(json!({ "containers": [container(json!({}))] }), Resources { cpu_shares: Some(2), ..Resources::default() });
+        check(
+            json!({ "containers": [container(json!({}))] }),
+            Resources { cpu_shares: Some(2), ..Resources::default() },
+        );
     }
 
     #[test]
     fn init_containers_count_as_the_largest_with_the_sidecars_before_them() {
-        let cpu = |cpu: &str, policy: Option<&str>| {
-            json!({ "name": "c", "restartPolicy": policy, "resources": { "requests": { "cpu": cpu } } })
-        };
+        let cpu = |cpu: &str, policy: Option<&str>| json!({ "name": "c", "restartPolicy": policy, "resources": { "requests": { "cpu": cpu } } });
         let spec = json!({
             "initContainers": [cpu("100m", Some("Always")), cpu("2", None)],
             "containers": [cpu("1", None)],

@@ -68,9 +68,8 @@ pub(super) fn v2(read: impl Fn(&str, &str) -> Option<String>) -> Stats {
     });
     let table = read("memory", "memory.stat").unwrap_or_default();
     // the root of the tree has no memory.current
-    let usage = number("memory", "memory.current").or_else(|| {
-        (!table.is_empty()).then(|| field(&table, "anon") + field(&table, "file"))
-    });
+    let usage = number("memory", "memory.current")
+        .or_else(|| (!table.is_empty()).then(|| field(&table, "anon") + field(&table, "file")));
     let memory = usage.map(|usage_bytes| MemoryStats {
         usage_bytes,
         working_set_bytes: usage_bytes.saturating_sub(field(&table, "inactive_file")),
@@ -124,6 +123,12 @@ mod tests {
         ]));
         assert_eq!(one, two);
         assert_eq!((one.memory, one.processes), (Some(expect), Some(3)));
-        assert_eq!(v1(files(&[("memory.usage_in_bytes", "1"), ("memory.limit_in_bytes", "9223372036854771712")])).memory.unwrap().limit_bytes, None);
+        assert_eq!(
+            v1(files(&[("memory.usage_in_bytes", "1"), ("memory.limit_in_bytes", "9223372036854771712")]))
+                .memory
+                .unwrap()
+                .limit_bytes,
+            None
+        );
     }
 }

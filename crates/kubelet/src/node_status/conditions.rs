@@ -65,8 +65,16 @@ struct Words {
 
 const MEMORY: Words = Words {
     type_: "MemoryPressure",
-    under: ["KubeletHasInsufficientMemory", "kubelet has insufficient memory available", "NodeHasInsufficientMemory"],
-    well: ["KubeletHasSufficientMemory", "kubelet has sufficient memory available", "NodeHasSufficientMemory"],
+    under: [
+        "KubeletHasInsufficientMemory",
+        "kubelet has insufficient memory available",
+        "NodeHasInsufficientMemory",
+    ],
+    well: [
+        "KubeletHasSufficientMemory",
+        "kubelet has sufficient memory available",
+        "NodeHasSufficientMemory",
+    ],
 };
 const DISK: Words = Words {
     type_: "DiskPressure",
@@ -89,7 +97,8 @@ pub(super) fn conditions(
 ) -> Vec<NodeCondition> {
     let last = last.unwrap_or_default();
     let own = [MEMORY.type_, DISK.type_, PID.type_, "Ready"];
-    let mut all: Vec<NodeCondition> = last.iter().filter(|c| !own.contains(&c.type_.as_str())).cloned().collect();
+    let mut all: Vec<NodeCondition> =
+        last.iter().filter(|c| !own.contains(&c.type_.as_str())).cloned().collect();
     let pressure = pressure(facts, &settings.thresholds);
     for (words, under) in [(MEMORY, pressure.memory), (DISK, pressure.disk), (PID, pressure.pid)] {
         let [reason, message, event] = if under { words.under } else { words.well };

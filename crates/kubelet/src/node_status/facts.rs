@@ -58,7 +58,8 @@ pub struct HostFacts {
 /// Reads everything. What cannot be read is empty, and a runtime that does not answer says so in its
 /// health: a node's status is posted all the same.
 pub async fn gather(runtime: &dyn RuntimeApi, images: &dyn ImageApi, kubelet_dir: &Path) -> HostFacts {
-    let (health, list, fs_info) = tokio::join!(runtime_health(runtime), images.list_images(), images.image_fs_info());
+    let (health, list, fs_info) =
+        tokio::join!(runtime_health(runtime), images.list_images(), images.image_fs_info());
     let mount = fs_info.ok().and_then(|info| info.image_filesystems.into_iter().next()).and_then(|f| f.fs_id);
     let mut facts = host(kubelet_dir, mount.map(|id| PathBuf::from(id.mountpoint)).as_deref());
     facts.runtime = health;
@@ -108,7 +109,8 @@ async fn runtime_health(runtime: &dyn RuntimeApi) -> RuntimeHealth {
     };
     let conditions = status.status.map(|status| status.conditions).unwrap_or_default();
     health.runtime_error = condition_error(&conditions, "RuntimeReady", "container runtime not ready");
-    health.network_error = condition_error(&conditions, "NetworkReady", "container runtime network not ready");
+    health.network_error =
+        condition_error(&conditions, "NetworkReady", "container runtime network not ready");
     health.handlers = status.runtime_handlers;
     health.supplemental_groups_policy = status.features.map(|features| features.supplemental_groups_policy);
     health
@@ -197,9 +199,14 @@ mod tests {
     fn the_kernels_files_are_read() {
         assert_eq!(meminfo_kib("MemTotal:       24683520 kB\nMemFree: 1 kB\n", "MemTotal"), 24_683_520);
         assert_eq!(running_pids("0.20 0.18 0.12 1/80 11206\n"), 80);
-        assert_eq!(os_image("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"), "Debian GNU/Linux 12 (bookworm)");
+        assert_eq!(
+            os_image("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n"),
+            "Debian GNU/Linux 12 (bookworm)"
+        );
         let facts = host(Path::new("/"), None);
-        assert!(facts.memory_bytes > facts.memory_available_bytes && facts.cpu_cores > 0 && facts.max_pids > 0);
+        assert!(
+            facts.memory_bytes > facts.memory_available_bytes && facts.cpu_cores > 0 && facts.max_pids > 0
+        );
         assert!(facts.node_fs.capacity_bytes >= facts.node_fs.available_bytes && !facts.boot_id.is_empty());
     }
 

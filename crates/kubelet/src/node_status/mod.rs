@@ -1,7 +1,8 @@
-//! The status of this node, from the facts: pure, except for [`facts`], which gathers them.
+//! The status of this node, from the facts: pure, except for [`facts`], which gathers them, and [`Source`].
 
 mod conditions;
 pub mod facts;
+mod source;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +15,7 @@ use meta::Time;
 
 pub use conditions::{Pressure, Thresholds, pressure};
 pub use facts::{Disk, HostFacts, RuntimeHealth, gather};
+pub use source::Source;
 
 use crate::quantity::{bytes_text, millis_text};
 
@@ -156,7 +158,8 @@ fn share(amount: u64, percent: u8) -> u64 {
 
 fn addresses(settings: &Settings) -> Vec<NodeAddress> {
     let address = |type_: &str, address: &str| NodeAddress { type_: type_.into(), address: address.into() };
-    let mut list: Vec<NodeAddress> = settings.internal_ips.iter().map(|ip| address("InternalIP", ip)).collect();
+    let mut list: Vec<NodeAddress> =
+        settings.internal_ips.iter().map(|ip| address("InternalIP", ip)).collect();
     list.push(address("Hostname", &settings.hostname));
     list
 }
@@ -174,7 +177,8 @@ fn node_info(facts: &HostFacts, settings: &Settings) -> NodeSystemInfo {
         machine_id: facts.machine_id.clone(),
         operating_system: "linux".into(),
         os_image: facts.os_image.clone(),
-        swap: (facts.swap_bytes > 0).then(|| NodeSwapStatus { capacity: i64::try_from(facts.swap_bytes).ok() }),
+        swap: (facts.swap_bytes > 0)
+            .then(|| NodeSwapStatus { capacity: i64::try_from(facts.swap_bytes).ok() }),
         system_uuid: facts.system_uuid.clone(),
     }
 }
@@ -200,7 +204,9 @@ fn images(facts: &HostFacts) -> Vec<ContainerImage> {
     let mut images: Vec<&cri::v1::Image> = facts.images.iter().collect();
     images.sort_by(|a, b| b.size.cmp(&a.size).then_with(|| a.id.cmp(&b.id)));
     let named = images.into_iter().take(MAX_IMAGES).map(|image| ContainerImage {
-        names: Some(image.repo_digests.iter().chain(&image.repo_tags).take(MAX_NAMES_PER_IMAGE).cloned().collect()),
+        names: Some(
+            image.repo_digests.iter().chain(&image.repo_tags).take(MAX_NAMES_PER_IMAGE).cloned().collect(),
+        ),
         size_bytes: i64::try_from(image.size).ok(),
     });
     named.collect()
@@ -218,15 +224,34 @@ mod tests {
     fn facts() -> HostFacts {
         HostFacts {
             cpu_cores: 2,
-            memory_bytes: 24_683_520 << 10,
+            memory_bytes: 24_683_528 << 10,
             memory_available_bytes: 20 << 30,
             huge_pages: vec![(2 << 20, 10)],
-            node_fs: Disk { capacity_bytes: 1000 << 30, available_bytes: 500 << 30, inodes: 100, inodes_free: 90 },
+            node_fs: Disk {
+                capacity_bytes: 1000 << 30,
+                available_bytes: 500 << 30,
+                inodes: 100,
+                inodes_free: 90,
+            },
             boot_id: "boot-1".into(),
-            runtime: RuntimeHealth { name: "containerd".into(), version: "1.6.20".into(), ..Default::default() },
+            runtime: RuntimeHealth {
+                name: "containerd".into(),
+                version: "1.6.20".into(),
+                ..Default::default()
+            },
             images: vec![
-                cri::v1::Image { id: "small".into(), size: 1, repo_tags: vec!["a:1".into()], ..Default::default() },
-                cri::v1::Image { id: "large".into(), size: 9, repo_tags: vec!["b:1".into()], ..Default::default() },
+                cri::v1::Image {
+                    id: "small".into(),
+                    size: 1,
+                    repo_tags: vec!["a:1".into()],
+                    ..Default::default()
+                },
+                cri::v1::Image {
+                    id: "large".into(),
+                    size: 9,
+                    repo_tags: vec!["b:1".into()],
+                    ..Default::default()
+                },
             ],
             ..HostFacts::default()
         }
@@ -250,15 +275,22 @@ mod tests {
     #[test]
     fn what_pods_may_have_is_the_capacity_without_the_thresholds() {
         let status = report(None, &facts(), &settings(), now()).status;
-        let amount = |list: &Option<BTreeMap<String, Quantity>>, name: &str| list.as_ref().unwrap()[name].0.clone();
-        assert_eq!(amount(&status.capacity, "memory"), "24683520Ki");
+        let amount =
+            |list: &Option<BTreeMap<String, Quantity>>, name: &str| list.as_ref().unwrap()[name].0.clone();
+        assert_eq!(amount(&status.capacity, "memory"), "24683528Ki");
         // 100Mi of eviction threshold, 20Mi of huge pages
-        assert_eq!(amount(&status.allocatable, "memory"), "24560640Ki");
+        assert_eq!(amount(&status.allocatable, "memory"), "24560648Ki");
         assert_eq!(amount(&status.allocatable, "ephemeral-storage"), "900Gi");
-        assert_eq!((amount(&status.capacity, "cpu"), amount(&status.capacity, "pods")), ("2".into(), "110".into()));
+        assert_eq!(
+            (amount(&status.capacity, "cpu"), amount(&status.capacity, "pods")),
+            ("2".into(), "110".into())
+        );
         assert_eq!(amount(&status.allocatable, "hugepages-2Mi"), "20Mi");
         let info = status.node_info.unwrap();
-        assert_eq!((info.container_runtime_version.as_str(), info.kubelet_version.as_str()), ("containerd://1.6.20", "v1.36.0"));
+        assert_eq!(
+            (info.container_runtime_version.as_str(), info.kubelet_version.as_str()),
+            ("containerd://1.6.20", "v1.36.0")
+        );
         assert_eq!(status.images.unwrap()[0].names.as_deref(), Some(&["b:1".to_owned()][..]));
     }
 
@@ -274,7 +306,8 @@ mod tests {
         assert_eq!(same.status.volumes_in_use, last.volumes_in_use);
         let again = report(Some(&same.status), &facts(), &settings(), now()).status;
         assert!(!differs(&same.status, &again), "only heartbeats differ");
-        let started = report(Some(&last), &HostFacts { boot_id: "boot-2".into(), ..facts() }, &settings(), later);
+        let started =
+            report(Some(&last), &HostFacts { boot_id: "boot-2".into(), ..facts() }, &settings(), later);
         assert_eq!(started.rebooted.as_deref(), Some("boot-2"));
     }
 }

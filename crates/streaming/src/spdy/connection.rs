@@ -170,7 +170,11 @@ impl Shared {
         self.frames.send(frame).await.map_err(|_| SpdyError::Closed)
     }
 
-    async fn read<I: AsyncRead>(self: Arc<Self>, mut io: ReadHalf<I>, incoming: Option<mpsc::Sender<Stream>>) {
+    async fn read<I: AsyncRead>(
+        self: Arc<Self>,
+        mut io: ReadHalf<I>,
+        incoming: Option<mpsc::Sender<Stream>>,
+    ) {
         let mut reader = Reader::default();
         let end = loop {
             match reader.next(&mut io).await {
@@ -200,7 +204,11 @@ impl Shared {
         }
     }
 
-    async fn take(self: &Arc<Self>, frame: Frame, incoming: Option<&mpsc::Sender<Stream>>) -> Result<(), SpdyError> {
+    async fn take(
+        self: &Arc<Self>,
+        frame: Frame,
+        incoming: Option<&mpsc::Sender<Stream>>,
+    ) -> Result<(), SpdyError> {
         match frame {
             Frame::SynStream { id, fin, headers } => {
                 let Some(incoming) = incoming else {

@@ -42,13 +42,37 @@ impl Reset {
 /// One frame, or a piece of a data frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    SynStream { id: u32, fin: bool, headers: Headers },
-    SynReply { id: u32, fin: bool, headers: Headers },
-    RstStream { id: u32, reset: Reset },
-    Ping { id: u32 },
-    GoAway { last_good_id: u32, status: u32 },
-    Headers { id: u32, fin: bool, headers: Headers },
-    Data { id: u32, fin: bool, data: Bytes },
+    SynStream {
+        id: u32,
+        fin: bool,
+        headers: Headers,
+    },
+    SynReply {
+        id: u32,
+        fin: bool,
+        headers: Headers,
+    },
+    RstStream {
+        id: u32,
+        reset: Reset,
+    },
+    Ping {
+        id: u32,
+    },
+    GoAway {
+        last_good_id: u32,
+        status: u32,
+    },
+    Headers {
+        id: u32,
+        fin: bool,
+        headers: Headers,
+    },
+    Data {
+        id: u32,
+        fin: bool,
+        data: Bytes,
+    },
     /// Settings, window updates and types of no meaning here.
     Ignored,
 }
@@ -246,7 +270,10 @@ pub(super) struct Reader {
 
 impl Reader {
     /// The next frame, or `None` at the end of the connection.
-    pub(super) async fn next<R: AsyncRead + Unpin>(&mut self, io: &mut R) -> Result<Option<Frame>, FrameError> {
+    pub(super) async fn next<R: AsyncRead + Unpin>(
+        &mut self,
+        io: &mut R,
+    ) -> Result<Option<Frame>, FrameError> {
         if let Some((id, left, fin)) = self.rest.take() {
             return self.data(io, id, left, fin).await.map(Some);
         }
@@ -336,7 +363,11 @@ mod tests {
     async fn frames_survive_the_wire_with_one_compression_for_all() {
         let frames = [
             Frame::SynStream { id: 1, fin: false, headers: headers(&[("streamtype", "error")]) },
-            Frame::SynStream { id: 3, fin: true, headers: headers(&[("streamtype", "stdin"), ("port", "80")]) },
+            Frame::SynStream {
+                id: 3,
+                fin: true,
+                headers: headers(&[("streamtype", "stdin"), ("port", "80")]),
+            },
             Frame::SynReply { id: 3, fin: false, headers: vec![] },
             Frame::Data { id: 3, fin: false, data: Bytes::from_static(b"abc") },
             Frame::Headers { id: 3, fin: true, headers: headers(&[("a", &"long".repeat(3000))]) },
@@ -379,7 +410,10 @@ mod tests {
             assert_eq!(result.unwrap_err().to_string(), expect);
         }
         check(read_frame(&mut &b"\x80\x02\x00\x01\x00\x00\x00\x00"[..]).await, "SPDY version 2 is not 3");
-        check(read_frame(&mut &b"\x80\x03\x00\x03\x00\x00\x00\x02ab"[..]).await, "malformed RST_STREAM frame");
+        check(
+            read_frame(&mut &b"\x80\x03\x00\x03\x00\x00\x00\x02ab"[..]).await,
+            "malformed RST_STREAM frame",
+        );
         check(
             read_frame(&mut &b"\x80\x03\x00\x02\x00\x00\x00\x06\x00\x00\x00\x01zz"[..]).await,
             "header block: not a zlib stream",

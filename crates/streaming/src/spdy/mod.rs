@@ -8,4 +8,6 @@ mod dictionary;
 mod frame;
 
 pub use connection::{Connection, SpdyError, Stream, StreamReader, StreamWriter};
-pub use frame::{Frame, FrameError, Framer, Headers, MAX_CONTROL_FRAME_BYTES, MAX_DATA_BYTES, Reset, read_frame};
+pub use frame::{
+    Frame, FrameError, Framer, Headers, MAX_CONTROL_FRAME_BYTES, MAX_DATA_BYTES, Reset, read_frame,
+};
