@@ -6,6 +6,7 @@
 
 pub mod connect;
 pub mod events;
+pub mod identity;
 pub mod informer;
 pub mod key;
 pub mod leader;

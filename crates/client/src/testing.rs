@@ -418,7 +418,12 @@ impl State {
                 }
                 let mut result = old.clone();
                 match target.subresource.as_str() {
-                    "status" => result["status"] = new["status"].clone(),
+                    "status" => {
+                        result["status"] = new["status"].clone();
+                        if let Some(a) = new["metadata"].get("annotations") {
+                            result["metadata"]["annotations"] = a.clone();
+                        }
+                    }
                     "finalize" => result["spec"] = new["spec"].clone(),
                     _ => {
                         let (status, spec) = (old.get("status").cloned(), old.get("spec").cloned());

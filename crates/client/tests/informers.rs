@@ -1,4 +1,5 @@
 //! Informers, events and leader election against an API server in memory.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use client::testing::FakeApi;
 use client::{Informers, Key, Options, Recorder};

@@ -43,6 +43,9 @@ pub struct Config {
     pub root_ca_pem: Option<String>,
     /// Workers of the busier controllers (`--concurrent-*-syncs`).
     pub concurrency: usize,
+    /// Gives each controller the client of its own service account, so that upstream's bootstrap roles are enough: see
+    /// [`client::identity`]. None: all act as the client they share, which must be allowed all they do.
+    pub client_for: Option<client::identity::ClientFor>,
     /// Whether other instances may run: only the one that holds the lease acts.
     pub leader_elect: bool,
     /// Unique to this instance; the lease's holder.
@@ -57,6 +60,7 @@ impl Default for Config {
             node_cidr_mask: 24,
             root_ca_pem: None,
             concurrency: 5,
+            client_for: None,
             leader_elect: false,
             identity: "kube-controller-manager".into(),
             metrics: Metrics::default(),
@@ -79,34 +83,43 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
 
 async fn run_all(client: Client, config: Config, shutdown: CancellationToken) {
     let informers = Informers::new(client.clone());
-    let shell = |component: &str| runner::Shell {
-        client: client.clone(),
-        recorder: Recorder::new(client.clone(), component, ""),
-        world: World::watch(&informers),
-        metrics: config.metrics.clone(),
-        shutdown: shutdown.clone(),
+    let world = World::watch(&informers);
+    // The account, and the name under which events are recorded.
+    let shell = |account: &str, component: &str| {
+        let client = config.client_for.as_ref().map_or_else(|| client.clone(), |f| f(account));
+        runner::Shell {
+            recorder: Recorder::new(client.clone(), component, ""),
+            client,
+            world: world.clone(),
+            metrics: config.metrics.clone(),
+            shutdown: shutdown.clone(),
+        }
     };
+    let own = |name: &str| shell(name, name);
     let n = config.concurrency;
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(shell("deployment-controller").run(deployment::Deployments, n));
-    tasks.spawn(shell("replicaset-controller").run(replicaset::ReplicaSets, n));
-    tasks.spawn(shell("replication-controller").run(replicaset::ReplicationControllers, n));
-    tasks.spawn(shell("endpoint-controller").run(endpoints::LegacyEndpoints, n));
-    tasks.spawn(shell("endpoint-slice-controller").run(endpoints::EndpointSlices, n));
-    tasks.spawn(shell("serviceaccount-controller").run(serviceaccount::ServiceAccounts, 1));
+    tasks.spawn(own("deployment-controller").run(deployment::Deployments, n));
+    tasks.spawn(own("replicaset-controller").run(replicaset::ReplicaSets, n));
+    tasks.spawn(own("replication-controller").run(replicaset::ReplicationControllers, n));
+    tasks.spawn(own("endpoint-controller").run(endpoints::LegacyEndpoints, n));
+    let slices = shell("endpointslice-controller", "endpoint-slice-controller");
+    tasks.spawn(slices.run(endpoints::EndpointSlices, n));
+    tasks.spawn(own("service-account-controller").run(serviceaccount::ServiceAccounts, 1));
     if let Some(certificate) = config.root_ca_pem.clone() {
-        tasks.spawn(shell("root-ca-certificate-publisher").run(serviceaccount::RootCa { certificate }, 1));
+        tasks.spawn(own("root-ca-cert-publisher").run(serviceaccount::RootCa { certificate }, 1));
     }
-    tasks.spawn(shell("node-controller").run(node::NodeLifecycle::default(), n));
-    tasks.spawn(shell("taint-eviction-controller").run(node::TaintEviction::default(), n));
-    tasks.spawn(shell("pod-garbage-collector").run(node::PodGc::default(), 1));
+    tasks.spawn(own("node-controller").run(node::NodeLifecycle::default(), n));
+    let eviction = shell("node-controller", "taint-eviction-controller");
+    tasks.spawn(eviction.run(node::TaintEviction::default(), n));
+    tasks.spawn(own("pod-garbage-collector").run(node::PodGc::default(), 1));
     if let Some(cluster) = config.cluster_cidr {
         let ipam = node::NodeIpam { cluster, node_prefix: config.node_cidr_mask };
-        tasks.spawn(shell("cidrAllocator").run(ipam, 1));
+        tasks.spawn(shell("node-controller", "cidrAllocator").run(ipam, 1));
     }
-    tasks.spawn(shell("clusterrole-aggregation-controller").run(clusterrole::ClusterRoleAggregation, 1));
-    tasks.spawn(namespace::run(shell("namespace-controller"), n));
-    tasks.spawn(gc::run(shell("garbage-collector-controller"), informers.clone(), n));
+    tasks.spawn(own("clusterrole-aggregation-controller").run(clusterrole::ClusterRoleAggregation, 1));
+    tasks.spawn(namespace::run(own("namespace-controller"), n));
+    let collector = shell("generic-garbage-collector", "garbage-collector-controller");
+    tasks.spawn(gc::run(collector, informers.clone(), n));
     tasks.join_all().await;
     info!("controllers stopped");
 }

@@ -254,7 +254,7 @@ async fn sync(shell: &Shell, key: &Key) -> Result<Option<Duration>, String> {
     if let Some(spec) = &mut namespace.spec {
         spec.finalizers = Some(finalizers.into_iter().filter(|f| f != FINALIZER).collect());
     }
-    let op = Op::replace(&namespace).sub("finalize").tolerating(&[NOT_FOUND]);
+    let op = Op::replace(&namespace).subresource("finalize").tolerating(&[NOT_FOUND]);
     shell.request(&op).await.map_err(|f| f.message)?;
     Ok(None)
 }

@@ -266,7 +266,7 @@ impl Op {
         Self::new::<K>(Key::of(object), Action::VerifyAlive { uid: uid(object.meta()) })
     }
 
-    pub fn sub(mut self, subresource: &'static str) -> Self {
+    pub fn subresource(mut self, subresource: &'static str) -> Self {
         self.subresource = subresource;
         self
     }

@@ -34,6 +34,7 @@ pub(crate) const KINDS: &[(&str, &str, &str, bool)] = &[
 /// Steps after which a simulation that has not come to rest has failed.
 const MAX_STEPS: usize = 20_000;
 
+type Invariant = Box<dyn Fn(&FakeApi)>;
 type Reconcile = Box<dyn Fn(&Key, &World, Time) -> Plan>;
 
 struct Player {
@@ -54,7 +55,7 @@ pub(crate) struct Sim {
     /// Events, as `reason: message`.
     pub notes: Vec<String>,
     /// Checked after every step.
-    pub invariant: Option<Box<dyn Fn(&FakeApi)>>,
+    pub invariant: Option<Invariant>,
 }
 
 impl Sim {

@@ -38,7 +38,7 @@ fn start() -> Running {
     }));
     let stop = CancellationToken::new();
     let config = Config {
-        cluster_cidr: Some("10.244.0.0/16".parse().unwrap()),
+        cluster_cidr: Some("10.244.0.0/16".parse().expect("a network")),
         root_ca_pem: Some("pem".into()),
         leader_elect: true,
         metrics: Metrics::default(),
@@ -67,7 +67,7 @@ impl Running {
 
     async fn stop(self) {
         self.stop.cancel();
-        self.task.await.unwrap();
+        self.task.await.expect("the controllers end in peace");
     }
 }
 

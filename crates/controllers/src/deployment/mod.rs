@@ -19,7 +19,6 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStatus, R
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meta::{LabelSelector, Time};
-use serde_json::json;
 use std::sync::Arc;
 
 use conditions::Conditions;
@@ -395,19 +394,25 @@ impl<'a> Rollout<'a> {
         if rolling {
             self.estimate_progress();
         }
-        if self.deployment.status.as_ref() != Some(&self.status) {
-            plan.op(Op::replace_status(&with_status(self.deployment, self.status.clone())));
-        } else if rolling {
+        let mut new = with_status(self.deployment, self.status.clone());
+        let annotated = match self.revision.map(|r| r.to_string()) {
+            None => true,
+            Some(r) => {
+                let annotations = new.metadata.annotations.get_or_insert_default();
+                annotations.insert(revision::REVISION.into(), r.clone()) == Some(r)
+            }
+        };
+        if self.deployment.status != new.status {
+            // As upstream's, the status carries the revision; where the server does not take it from there, the next
+            // look writes it.
+            plan.op(Op::replace_status(&new));
+            return;
+        }
+        if rolling {
             self.wake_for_deadline(plan);
         }
-        // After the status, which carries the resourceVersion that this changes.
-        let current = self.deployment.metadata.annotations.as_ref().and_then(|a| a.get(revision::REVISION));
-        if let Some(revision) = self.revision.map(|r| r.to_string()).filter(|r| current != Some(r)) {
-            let patch = json!({"metadata": {
-                "uid": self.deployment.metadata.uid,
-                "annotations": {revision::REVISION: revision},
-            }});
-            plan.op(Op::merge_patch(self.deployment, &patch));
+        if !annotated {
+            plan.op(Op::replace(&new));
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::replicaset::ReplicaSets;
 use crate::sim::Sim;
 use client::testing::FakeApi;
 use k8s_openapi::jiff::SignedDuration;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const SEEDS: std::ops::Range<u64> = 0..25;
 const MINUTE: SignedDuration = SignedDuration::from_secs(60);

@@ -149,22 +149,30 @@ fn port_key(p: &EndpointPort) -> PortKey {
 /// Addresses with all their ports: those with the same ports share a subset.
 #[derive(Default)]
 struct Found {
-    by_address: BTreeMap<(String, String), (EndpointAddress, bool, BTreeMap<PortKey, EndpointPort>)>,
+    /// By address and uid of its pod.
+    by_address: BTreeMap<(String, String), Reachable>,
+}
+
+struct Reachable {
+    address: EndpointAddress,
+    ready: bool,
+    ports: BTreeMap<PortKey, EndpointPort>,
 }
 
 impl Found {
     fn add(&mut self, address: EndpointAddress, ready: bool, port: Option<EndpointPort>) {
         let uid = address.target_ref.as_ref().and_then(|r| r.uid.clone()).unwrap_or_default();
-        let entry = self
-            .by_address
-            .entry((address.ip.clone(), uid))
-            .or_insert_with(|| (address, ready, BTreeMap::new()));
-        entry.2.extend(port.map(|p| (port_key(&p), p)));
+        let entry = self.by_address.entry((address.ip.clone(), uid)).or_insert_with(|| Reachable {
+            address,
+            ready,
+            ports: BTreeMap::new(),
+        });
+        entry.ports.extend(port.map(|p| (port_key(&p), p)));
     }
 
     fn subsets(self) -> Vec<EndpointSubset> {
         let mut by_ports: BTreeMap<BTreeSet<PortKey>, EndpointSubset> = BTreeMap::new();
-        for (address, ready, ports) in self.by_address.into_values() {
+        for Reachable { address, ready, ports } in self.by_address.into_values() {
             let subset = by_ports.entry(ports.keys().cloned().collect()).or_insert_with(|| EndpointSubset {
                 ports: (!ports.is_empty()).then(|| ports.into_values().collect()),
                 ..Default::default()

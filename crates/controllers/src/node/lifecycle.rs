@@ -192,7 +192,7 @@ fn mark_unknown(node: &mut Node, now: Time) -> Option<Op> {
         "metadata": {"uid": m.uid, "resourceVersion": m.resource_version},
         "status": {"conditions": changed},
     });
-    Some(Op::strategic_patch(node, &patch).sub("status"))
+    Some(Op::strategic_patch(node, &patch).subresource("status"))
 }
 
 /// When no node at all is ready, the fault is more likely with the control plane than with every node: nothing is evicted.

@@ -69,5 +69,5 @@ fn set_pod_status(
         body["phase"] = json!(phase);
     }
     let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": body});
-    Op::strategic_patch(pod, &patch).sub("status").tolerating(&[crate::plan::NOT_FOUND])
+    Op::strategic_patch(pod, &patch).subresource("status").tolerating(&[crate::plan::NOT_FOUND])
 }

@@ -123,7 +123,7 @@ fn pod(key: &Key, world: &World, now: Time) -> Plan {
     let mut plan = Plan::default();
     if !pods::is_terminal(&pod) {
         let patch = serde_json::json!({"metadata": {"uid": pod.metadata.uid}, "status": {"phase": "Failed"}});
-        plan.op(Op::strategic_patch(&*pod, &patch).sub("status").tolerating(&[NOT_FOUND]));
+        plan.op(Op::strategic_patch(&*pod, &patch).subresource("status").tolerating(&[NOT_FOUND]));
     }
     let _ = now;
     plan.op(delete_now(&pod));
