@@ -66,7 +66,8 @@ impl RequestInfo {
     /// [`BadPath`]: the URL ends after `watch` or `proxy`.
     pub fn parse(method: &Method, path: &str, query: &str) -> Result<Parsed, BadPath> {
         let decoded = percent_decode_str(path).decode_utf8_lossy();
-        let mut info = Self { path: decoded.to_string(), verb: method.as_str().to_lowercase(), ..Self::default() };
+        let mut info =
+            Self { path: decoded.to_string(), verb: method.as_str().to_lowercase(), ..Self::default() };
         let not_a_resource = |info| Ok(Parsed { info, field_selector: String::new() });
         let trimmed = decoded.trim_matches('/');
         let mut parts: &[&str] = &trimmed.split('/').collect::<Vec<_>>();
@@ -122,7 +123,8 @@ impl RequestInfo {
             form_urlencoded::parse(query.as_bytes()).find(|(k, _)| k == name).map(|(_, v)| v.into_owned())
         };
         if info.name.is_empty() && info.verb == "get" {
-            let watch = parameter("watch").is_some_and(|v| !matches!(v.to_lowercase().as_str(), "false" | "0"));
+            let watch =
+                parameter("watch").is_some_and(|v| !matches!(v.to_lowercase().as_str(), "false" | "0"));
             info.verb = if watch { "watch" } else { "list" }.to_owned();
             if let Some(name) = parameter("fieldSelector").and_then(|s| pinned_name(&s)) {
                 info.name = name;
@@ -132,7 +134,8 @@ impl RequestInfo {
             info.verb = "deletecollection".to_owned();
         }
         let selects = !by_path && matches!(info.verb.as_str(), "list" | "watch" | "deletecollection");
-        let field_selector = if selects { parameter("fieldSelector").unwrap_or_default() } else { String::new() };
+        let field_selector =
+            if selects { parameter("fieldSelector").unwrap_or_default() } else { String::new() };
         Ok(Parsed { info, field_selector })
     }
 
@@ -166,9 +169,18 @@ mod tests {
             let (path, query) = url.split_once('?').unwrap_or((url, ""));
             let got = RequestInfo::parse(&method.parse().unwrap(), path, query).unwrap().info;
             let rest = got.rest.join("/");
-            let fields =
-                [&got.verb, &got.group, &got.version, &got.namespace, &got.resource, &got.subresource, &got.name, &rest];
-            let shown: Vec<&str> = fields.iter().map(|f| if f.is_empty() { "-" } else { f.as_str() }).collect();
+            let fields = [
+                &got.verb,
+                &got.group,
+                &got.version,
+                &got.namespace,
+                &got.resource,
+                &got.subresource,
+                &got.name,
+                &rest,
+            ];
+            let shown: Vec<&str> =
+                fields.iter().map(|f| if f.is_empty() { "-" } else { f.as_str() }).collect();
             assert!(got.is_resource, "{url}");
             assert_eq!(shown.join(" "), expect, "{method} {url}");
         };
@@ -184,12 +196,24 @@ mod tests {
         check("GET", "/api/v1/pods?watch=0", "list - v1 - pods - - -");
         check("GET", "/api/v1/pods?watch", "watch - v1 - pods - - -");
         check("GET", "/api/v1/namespaces/other/pods/foo/status", "get - v1 other pods status foo -");
-        check("GET", "/api/v1/namespaces/other/pods/foo/proxy/subpath", "get - v1 other pods proxy foo subpath");
+        check(
+            "GET",
+            "/api/v1/namespaces/other/pods/foo/proxy/subpath",
+            "get - v1 other pods proxy foo subpath",
+        );
         check("PUT", "/api/v1/namespaces/other/finalize", "update - v1 other namespaces finalize other -");
         check("PATCH", "/api/v1/namespaces/other/pods/foo", "patch - v1 other pods - foo -");
         check("DELETE", "/api/v1/namespaces/other/pods/foo", "delete - v1 other pods - foo -");
-        check("DELETE", "/apis/extensions/v1/namespaces/other/pods", "deletecollection extensions v1 other pods - - -");
-        check("POST", "/apis/extensions/v1beta3/namespaces/other/pods", "create extensions v1beta3 other pods - - -");
+        check(
+            "DELETE",
+            "/apis/extensions/v1/namespaces/other/pods",
+            "deletecollection extensions v1 other pods - - -",
+        );
+        check(
+            "POST",
+            "/apis/extensions/v1beta3/namespaces/other/pods",
+            "create extensions v1beta3 other pods - - -",
+        );
         check("GET", "/apis/g/v/res?fieldSelector=metadata.name%3Dname1", "list g v - res - name1 -");
         check("GET", "/apis/g/v/res?watch=true&fieldSelector=metadata.name=a", "watch g v - res - a -");
         check("GET", "/apis/g/v/res?fieldSelector=metadata.name=name1,foo", "list g v - res - - -");
@@ -198,7 +222,17 @@ mod tests {
 
     #[test]
     fn other_paths_are_no_resources() {
-        for path in ["/", "", "/api", "/api/v1", "/api/v1/", "/apis/apps/v1/", "/apis/v1/pods", "/healthz", "/x/v1/pods"] {
+        for path in [
+            "/",
+            "",
+            "/api",
+            "/api/v1",
+            "/api/v1/",
+            "/apis/apps/v1/",
+            "/apis/v1/pods",
+            "/healthz",
+            "/x/v1/pods",
+        ] {
             let parsed = RequestInfo::parse(&Method::GET, path, "").unwrap();
             assert!(!parsed.info.is_resource, "{path}");
             assert_eq!((parsed.info.verb.as_str(), parsed.info.path.as_str()), ("get", path));

@@ -111,7 +111,13 @@ impl ApiServer {
         let endpoint =
             Endpoint { address: config.advertise_address, port: config.port, service_ip: config.service_ip };
         front.bootstrap(&endpoint, &keys.pki).await.map_err(StartError::Bootstrap)?;
-        Ok(Arc::new(Self { front, tls: Arc::new(keys.tls), pki: Arc::new(keys.pki), admin: keys.admin, config }))
+        Ok(Arc::new(Self {
+            front,
+            tls: Arc::new(keys.tls),
+            pki: Arc::new(keys.pki),
+            admin: keys.admin,
+            config,
+        }))
     }
 
     /// Serves connections until `stop` is done; requests under way may then finish.

@@ -48,7 +48,9 @@ fn operation(o: Operation) -> admission::Operation {
 
 fn suffix() -> String {
     let mut random = rand::rng();
-    (0..SUFFIX_LENGTH).map(|_| char::from(SUFFIX_ALPHABET[random.random_range(0..SUFFIX_ALPHABET.len())])).collect()
+    (0..SUFFIX_LENGTH)
+        .map(|_| char::from(SUFFIX_ALPHABET[random.random_range(0..SUFFIX_ALPHABET.len())]))
+        .collect()
 }
 
 /// Runs `plugins` over what the attributes say.
@@ -83,16 +85,15 @@ async fn wait_for_needs(a: &Attributes<'_>, object: Option<&Object>) {
     let named = pod.spec.as_ref().and_then(|s| s.service_account_name.as_deref()).filter(|n| !n.is_empty());
     let account = named.unwrap_or(admission::DEFAULT_ACCOUNT);
     let there = || lookup.get("", "serviceaccounts", a.namespace, account).is_some();
-    if there() || lookup.cache().catch_up().await.is_err() || there() || account != admission::DEFAULT_ACCOUNT {
+    if there() || lookup.cache().catch_up().await.is_err() || there() || account != admission::DEFAULT_ACCOUNT
+    {
         return;
     }
     if lookup.get("", "namespaces", "", a.namespace).is_none() {
         return;
     }
     let mut progress = lookup.cache().progress();
-    let made = async {
-        while !there() && progress.changed().await.is_ok() {}
-    };
+    let made = async { while !there() && progress.changed().await.is_ok() {} };
     // Who still has no account then is refused by the plugin, which says so.
     let _ = tokio::time::timeout(FRESHNESS_TIMEOUT, made).await;
 }
@@ -100,7 +101,8 @@ async fn wait_for_needs(a: &Attributes<'_>, object: Option<&Object>) {
 #[async_trait]
 impl Admission for Chain {
     fn handles(&self, op: Operation, resource: &GroupVersionResource, subresource: &str) -> bool {
-        resource.group == RBAC || admission::handles(operation(op), &resource.group, &resource.resource, subresource)
+        resource.group == RBAC
+            || admission::handles(operation(op), &resource.group, &resource.resource, subresource)
     }
 
     async fn admit(&self, attributes: &Attributes<'_>, object: Option<&mut Object>) -> Result<(), ApiError> {

@@ -35,7 +35,12 @@ impl Tokens {
     ///
     /// # Errors
     /// Why the token is refused.
-    pub fn user(&self, bearer: &str, audiences: &[String], now: Time) -> Result<(User, Vec<String>), TokenError> {
+    pub fn user(
+        &self,
+        bearer: &str,
+        audiences: &[String],
+        now: Time,
+    ) -> Result<(User, Vec<String>), TokenError> {
         let claims = self.verified.verify(&self.signer, bearer)?;
         let user = token::validate(&claims, &self.objects, audiences, now)?;
         let matched = audiences.iter().filter(|a| claims.aud.0.contains(a)).cloned().collect();
@@ -93,7 +98,11 @@ const IMPERSONATE_EXTRA: &str = "impersonate-extra-";
 ///
 /// # Errors
 /// BadRequest where there is no user in the headers, Forbidden where `user` may not.
-pub fn impersonate(headers: &HeaderMap, user: &User, authorizer: &Authorizer) -> Result<Option<User>, ApiError> {
+pub fn impersonate(
+    headers: &HeaderMap,
+    user: &User,
+    authorizer: &Authorizer,
+) -> Result<Option<User>, ApiError> {
     let text = |v: &http::HeaderValue| String::from_utf8_lossy(v.as_bytes()).into_owned();
     let one = |name: &str| headers.get(name).map(text).unwrap_or_default();
     let name = one(IMPERSONATE_USER);
@@ -102,7 +111,8 @@ pub fn impersonate(headers: &HeaderMap, user: &User, authorizer: &Authorizer) ->
     let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (header, value) in headers {
         if let Some(key) = header.as_str().strip_prefix(IMPERSONATE_EXTRA) {
-            let key = percent_decode_str(key).decode_utf8().map_or_else(|_| key.to_owned(), |k| k.into_owned());
+            let key =
+                percent_decode_str(key).decode_utf8().map_or_else(|_| key.to_owned(), |k| k.into_owned());
             extra.entry(key).or_default().push(text(value));
         }
     }
@@ -173,7 +183,8 @@ mod tests {
             for (k, v) in headers {
                 map.append(*k, v.parse().unwrap());
             }
-            let got = impersonate(&map, user, &authorizer).map(|u| u.map(|u| [vec![u.name], u.groups].concat()));
+            let got =
+                impersonate(&map, user, &authorizer).map(|u| u.map(|u| [vec![u.name], u.groups].concat()));
             match (&got, expect) {
                 (Ok(None), Ok(None)) => {}
                 (Ok(Some(got)), Ok(Some(expect))) => assert_eq!(got, expect),
@@ -209,7 +220,9 @@ mod tests {
         check(
             &bob,
             &[("impersonate-user", "eve")],
-            Err(r#"users "eve" is forbidden: User "bob" cannot impersonate resource "users" in API group "" at the cluster scope"#),
+            Err(
+                r#"users "eve" is forbidden: User "bob" cannot impersonate resource "users" in API group "" at the cluster scope"#,
+            ),
         );
     }
 }

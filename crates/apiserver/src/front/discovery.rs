@@ -39,7 +39,8 @@ const GROUP_ORDER: [&str; 21] = [
     "flowcontrol.apiserver.k8s.io",
 ];
 
-const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const ALL_VERBS: &[&str] =
+    &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 /// Resources that cannot be deleted all at once.
 const NO_DELETE_COLLECTION: &[(&str, &str)] = &[("", "namespaces")];
 const AGGREGATED_TYPE: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
@@ -149,22 +150,28 @@ impl Discovery {
             }
         }
         let rank = |g: &str| GROUP_ORDER.iter().position(|x| *x == g).unwrap_or(GROUP_ORDER.len());
-        versions.sort_by(|a, b| (rank(&a.0), &a.0).cmp(&(rank(&b.0), &b.0)).then(maturity(&b.1).cmp(&maturity(&a.1))));
+        versions.sort_by(|a, b| {
+            (rank(&a.0), &a.0).cmp(&(rank(&b.0), &b.0)).then(maturity(&b.1).cmp(&maturity(&a.1)))
+        });
 
         let mut legacy = HashMap::new();
         let mut add = |path: String, document: Value| {
             legacy.insert(path, Bytes::from(document.to_string()));
         };
-        add("/api".into(), json!({
-            "kind": "APIVersions",
-            "versions": ["v1"],
-            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
-        }));
+        add(
+            "/api".into(),
+            json!({
+                "kind": "APIVersions",
+                "versions": ["v1"],
+                "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": address}],
+            }),
+        );
         let mut groups: Vec<&str> = Vec::new();
         for (group, version) in &versions {
             let own: Vec<&Resource> =
                 resources.iter().filter(|r| r.gvk.group == *group && r.gvk.version == *version).collect();
-            let path = if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
+            let path =
+                if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
             add(path, resource_list(group, version, &own));
             if !group.is_empty() && !groups.contains(&group.as_str()) {
                 groups.push(group);
@@ -393,11 +400,17 @@ mod tests {
                 connect: true,
             }],
             stored: true,
-            ..Resource::answered(GroupVersionKind::of("apps", "v1", "Deployment"), "deployments", true, ALL_VERBS)
+            ..Resource::answered(
+                GroupVersionKind::of("apps", "v1", "Deployment"),
+                "deployments",
+                true,
+                ALL_VERBS,
+            )
         };
         let pods = Resource::answered(GroupVersionKind::of("", "v1", "Pod"), "pods", true, ALL_VERBS);
         let discovery = Discovery::new(&[deployments, pods], "192.0.2.1:6443");
-        let mut request = http::Request::get(path).header(header::ACCEPT, accept).body(respond::empty()).unwrap();
+        let mut request =
+            http::Request::get(path).header(header::ACCEPT, accept).body(respond::empty()).unwrap();
         if let Some(tag) = tag {
             request.headers_mut().insert(header::IF_NONE_MATCH, tag.clone());
         }
@@ -413,13 +426,15 @@ mod tests {
         assert_eq!(response.headers()[header::CONTENT_TYPE], AGGREGATED_TYPE);
         let tag = response.headers()[header::ETAG].clone();
         assert_eq!(document(kubectl, "/apis/", Some(&tag)).status(), StatusCode::NOT_MODIFIED);
-        let body: Value = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        let body: Value =
+            serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
         let deployments = &body["items"][0]["versions"][0]["resources"][0];
         assert_eq!(deployments["scope"], "Namespaced");
         assert_eq!(deployments["subresources"][0]["responseKind"]["kind"], "Scale");
 
         let legacy = document("application/json", "/apis/apps/v1", None);
-        let body: Value = serde_json::from_slice(&legacy.into_body().collect().await.unwrap().to_bytes()).unwrap();
+        let body: Value =
+            serde_json::from_slice(&legacy.into_body().collect().await.unwrap().to_bytes()).unwrap();
         assert_eq!(body["resources"][1]["name"], "deployments/scale");
         assert_eq!(body["resources"][1]["group"], "autoscaling");
     }

@@ -64,12 +64,14 @@ impl Health {
             let (_, _, check) = checks.find(|(name, ..)| *name == one)?;
             return Some(match check(self) {
                 Ok(()) => respond::text(StatusCode::OK, "ok"),
-                Err(why) => {
-                    respond::text(StatusCode::INTERNAL_SERVER_ERROR, format!("internal server error: {why}\n"))
-                }
+                Err(why) => respond::text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    format!("internal server error: {why}\n"),
+                ),
             });
         }
-        let parameters: Vec<(String, String)> = form_urlencoded::parse(query.as_bytes()).into_owned().collect();
+        let parameters: Vec<(String, String)> =
+            form_urlencoded::parse(query.as_bytes()).into_owned().collect();
         let verbose = parameters.iter().any(|(k, _)| k == "verbose");
         let excluded = |name: &str| parameters.iter().any(|(k, v)| k == "exclude" && v == name);
         let (mut lines, mut failed) = (String::new(), false);

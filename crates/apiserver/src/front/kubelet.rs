@@ -40,8 +40,8 @@ impl Kubelets {
     pub fn new(ca: &[u8], identity: &Identity) -> Result<Self, super::TlsError> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from(ca.to_vec()))?;
-        let chain =
-            CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+        let chain = CertificateDer::pem_slice_iter(identity.certificate_pem.as_bytes())
+            .collect::<Result<Vec<_>, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes())?;
         let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()?
@@ -61,11 +61,14 @@ pub fn address(front: &Front, node: &str) -> Result<String, ApiError> {
         .get("nodes", "", node)
         .ok_or_else(|| ApiError::not_found(&GroupResource::of("", "nodes"), node))?;
     let status = found.status.unwrap_or_default();
-    let port = status.daemon_endpoints.and_then(|d| d.kubelet_endpoint).map_or(KUBELET_PORT, |e| e.port as u16);
+    let port =
+        status.daemon_endpoints.and_then(|d| d.kubelet_endpoint).map_or(KUBELET_PORT, |e| e.port as u16);
     let addresses = status.addresses.unwrap_or_default();
     let preferred = ["InternalIP", "Hostname", "InternalDNS", "ExternalIP", "ExternalDNS"];
-    let host = preferred.iter().find_map(|t| addresses.iter().find(|a| a.type_ == *t)).map(|a| a.address.clone());
-    let host = host.ok_or_else(|| ApiError::internal(format!("no preferred addresses found; known addresses: []")))?;
+    let host =
+        preferred.iter().find_map(|t| addresses.iter().find(|a| a.type_ == *t)).map(|a| a.address.clone());
+    let host =
+        host.ok_or_else(|| ApiError::internal(format!("no preferred addresses found; known addresses: []")))?;
     Ok(match host.parse::<IpAddr>() {
         Ok(IpAddr::V6(v6)) => format!("[{v6}]:{port}"),
         _ => format!("{host}:{port}"),
@@ -88,10 +91,14 @@ fn container(pod: &Pod, asked: Option<&str>) -> Result<String, ApiError> {
             Err(ApiError::bad_request(format!("container {asked} is not valid for pod {name}")))
         }
         (None, [one]) => Ok((*one).to_owned()),
-        (None, []) => Err(ApiError::bad_request(format!("a container name must be specified for pod {name}"))),
+        (None, []) => {
+            Err(ApiError::bad_request(format!("a container name must be specified for pod {name}")))
+        }
         (None, many) => {
-            let mut why =
-                format!("a container name must be specified for pod {name}, choose one of: [{}]", many.join(" "));
+            let mut why = format!(
+                "a container name must be specified for pod {name}, choose one of: [{}]",
+                many.join(" ")
+            );
             if !init.is_empty() {
                 why.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
             }
@@ -140,7 +147,8 @@ pub async fn handle(front: &Front, context: &Context, request: Request) -> Resul
     let unassigned = || ApiError::bad_request(format!("pod {name} does not have a host assigned"));
     let (path, parameters, target) = match info.subresource.as_str() {
         "portforward" => {
-            let ports: Vec<&str> = asked.iter().filter(|(k, _)| k == "ports").map(|(_, v)| v.as_str()).collect();
+            let ports: Vec<&str> =
+                asked.iter().filter(|(k, _)| k == "ports").map(|(_, v)| v.as_str()).collect();
             let port = (!ports.is_empty()).then(|| ("port".to_owned(), ports.join(",")));
             (format!("/portForward/{namespace}/{name}"), port.into_iter().collect(), Target::PortForward)
         }
@@ -194,7 +202,11 @@ fn log_parameters(asked: &[(String, String)]) -> Result<Vec<(String, String)>, A
                 })?;
                 let least = i64::from(key != "tailLines");
                 if number < least {
-                    let what = if least == 1 { "must be greater than 0" } else { "must be greater than or equal to 0" };
+                    let what = if least == 1 {
+                        "must be greater than 0"
+                    } else {
+                        "must be greater than or equal to 0"
+                    };
                     let gvk = meta::GroupVersionKind::of("", "v1", "PodLogOptions");
                     let error = meta::FieldError::invalid(&meta::Path::new(key), number, what);
                     return Err(ApiError::invalid(&gvk, "", &[error]));
@@ -224,7 +236,8 @@ async fn logs(front: &Front, address: &str, path: &str, pod: &str) -> Result<Res
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         return Ok(response);
     }
-    let text = Limited::new(answer.into_body(), MAX_REFUSAL_BYTES).collect().await.map_err(ApiError::internal)?;
+    let text =
+        Limited::new(answer.into_body(), MAX_REFUSAL_BYTES).collect().await.map_err(ApiError::internal)?;
     let text = String::from_utf8_lossy(&text.to_bytes()).trim_end().to_owned();
     Err(match code.as_u16() {
         400 => ApiError::bad_request(text),
@@ -298,7 +311,9 @@ mod tests {
         check(
             pod(&["a", "b"], &["i"]),
             Some(""),
-            Err("a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [i]"),
+            Err(
+                "a container name must be specified for pod p, choose one of: [a b] or one of the init containers: [i]",
+            ),
         );
     }
 }

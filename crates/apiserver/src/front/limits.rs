@@ -62,7 +62,8 @@ impl InFlight {
 }
 
 pub fn too_many() -> ApiError {
-    ApiError::new(Reason::TooManyRequests, "Too many requests, please try again later.").retry_after(RETRY_AFTER_SECONDS)
+    ApiError::new(Reason::TooManyRequests, "Too many requests, please try again later.")
+        .retry_after(RETRY_AFTER_SECONDS)
 }
 
 pub fn timed_out() -> ApiError {
@@ -105,7 +106,8 @@ mod tests {
 
     #[test]
     fn deadlines() {
-        let check = |query: &str, expect_ms: u128| assert_eq!(deadline(query).as_millis(), expect_ms, "{query}");
+        let check =
+            |query: &str, expect_ms: u128| assert_eq!(deadline(query).as_millis(), expect_ms, "{query}");
         check("", 60_000);
         check("timeout=30s", 30_000);
         check("a=b&timeout=1m30s", 60_000);

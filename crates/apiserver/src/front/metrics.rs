@@ -14,8 +14,8 @@ use std::time::Duration;
 
 /// Seconds, as upstream's `apiserver_request_duration_seconds`.
 const BUCKETS: [f64; 22] = [
-    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0,
-    45.0,
+    0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0,
+    20.0, 30.0, 45.0,
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -68,14 +68,40 @@ impl Default for Metrics {
         let (rejected, panics) = (Counter::default(), Counter::default());
         let (cpu_seconds, memory_bytes, threads) = (Gauge::default(), Gauge::default(), Gauge::default());
         registry.register("apiserver_request", "Counter of apiserver requests", requests.clone());
-        registry.register("apiserver_request_duration_seconds", "Response latency in seconds", durations.clone());
+        registry.register(
+            "apiserver_request_duration_seconds",
+            "Response latency in seconds",
+            durations.clone(),
+        );
         registry.register("apiserver_current_inflight_requests", "Requests being served", in_flight.clone());
-        registry.register("apiserver_dropped_requests", "Requests refused because too many are served", rejected.clone());
+        registry.register(
+            "apiserver_dropped_requests",
+            "Requests refused because too many are served",
+            rejected.clone(),
+        );
         registry.register("apiserver_request_panics", "Requests whose handler panicked", panics.clone());
-        registry.register("process_cpu_seconds_total", "CPU time of the process in seconds", cpu_seconds.clone());
-        registry.register("process_resident_memory_bytes", "Resident memory of the process", memory_bytes.clone());
+        registry.register(
+            "process_cpu_seconds_total",
+            "CPU time of the process in seconds",
+            cpu_seconds.clone(),
+        );
+        registry.register(
+            "process_resident_memory_bytes",
+            "Resident memory of the process",
+            memory_bytes.clone(),
+        );
         registry.register("process_threads", "Threads of the process", threads.clone());
-        Self { registry, requests, durations, in_flight, rejected, panics, cpu_seconds, memory_bytes, threads }
+        Self {
+            registry,
+            requests,
+            durations,
+            in_flight,
+            rejected,
+            panics,
+            cpu_seconds,
+            memory_bytes,
+            threads,
+        }
     }
 }
 

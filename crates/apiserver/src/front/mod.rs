@@ -19,8 +19,8 @@ mod virtual_token;
 pub use admission::Chain;
 pub use authenticate::Peer;
 pub use health::{VERSION, platform};
-pub use kubelet::Kubelets;
 pub use indexes::{Objects, start as start_indexes};
+pub use kubelet::Kubelets;
 pub use objects::Endpoint;
 pub use serve::{Tls, TlsError, serve};
 
@@ -83,7 +83,12 @@ fn served() -> Vec<Resource> {
     let mut all: Vec<Resource> = kinds::ALL.iter().map(|k| Resource::of(k.info())).collect();
     all.extend(virtual_reviews::resources());
     if !all.iter().any(|r| r.plural == "bindings") {
-        all.push(Resource::answered(GroupVersionKind::of("", "v1", "Binding"), "bindings", true, &["create"]));
+        all.push(Resource::answered(
+            GroupVersionKind::of("", "v1", "Binding"),
+            "bindings",
+            true,
+            &["create"],
+        ));
     }
     all
 }
@@ -111,7 +116,8 @@ impl Front {
     pub async fn handle(&self, peer: &Peer, request: Request) -> Response {
         let began = Instant::now();
         let head = request.method() == Method::HEAD;
-        let (info, mut response) = match AssertUnwindSafe(self.try_handle(peer, request)).catch_unwind().await {
+        let (info, mut response) = match AssertUnwindSafe(self.try_handle(peer, request)).catch_unwind().await
+        {
             Ok((info, Ok(response))) => (info, response),
             Ok((info, Err(error))) => (info, respond::error(&error)),
             Err(panic) => {
@@ -134,7 +140,11 @@ impl Front {
         response
     }
 
-    async fn try_handle(&self, peer: &Peer, mut request: Request) -> (Arc<RequestInfo>, Result<Response, ApiError>) {
+    async fn try_handle(
+        &self,
+        peer: &Peer,
+        mut request: Request,
+    ) -> (Arc<RequestInfo>, Result<Response, ApiError>) {
         let uri = request.uri();
         let parsed = match RequestInfo::parse(request.method(), uri.path(), uri.query().unwrap_or("")) {
             Ok(parsed) => parsed,
@@ -207,14 +217,21 @@ impl Front {
         answer.unwrap_or_else(|_| Err(limits::timed_out()))
     }
 
-    async fn answer_resource(&self, context: Context, request: Request, now: Time) -> Result<Response, ApiError> {
+    async fn answer_resource(
+        &self,
+        context: Context,
+        request: Request,
+        now: Time,
+    ) -> Result<Response, ApiError> {
         let info = context.info.clone();
         if virtual_reviews::serves(&info.group, &info.version, &info.resource) {
             return virtual_reviews::handle(self, &context, request, now).await;
         }
         match (info.group.as_str(), info.resource.as_str(), info.subresource.as_str()) {
             ("", "serviceaccounts", "token") => virtual_token::handle(self, &context, request, now).await,
-            ("", "pods", "log" | "exec" | "attach" | "portforward") => kubelet::handle(self, &context, request).await,
+            ("", "pods", "log" | "exec" | "attach" | "portforward") => {
+                kubelet::handle(self, &context, request).await
+            }
             ("", "pods" | "services" | "nodes", "proxy") => proxy::handle(self, &context, request).await,
             ("", "pods" | "services" | "nodes", "") if info.verb == "proxy" => {
                 proxy::handle(self, &context, request).await
@@ -226,7 +243,10 @@ impl Front {
     /// Paths that are no resources.
     fn answer_path(&self, request: &Request) -> Result<Response, ApiError> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return Err(ApiError::new(meta::Reason::MethodNotAllowed, "the server does not allow this method on the requested resource"));
+            return Err(ApiError::new(
+                meta::Reason::MethodNotAllowed,
+                "the server does not allow this method on the requested resource",
+            ));
         }
         let uri = request.uri();
         let path = uri.path();
@@ -252,7 +272,9 @@ impl Front {
                 });
                 Ok(respond::json(StatusCode::OK, &document))
             }
-            _ if path.starts_with("/openapi/") => self.openapi.answer(request).ok_or_else(ApiError::page_not_found),
+            _ if path.starts_with("/openapi/") => {
+                self.openapi.answer(request).ok_or_else(ApiError::page_not_found)
+            }
             _ => discovery::answer(&self.discovery, request),
         }
     }

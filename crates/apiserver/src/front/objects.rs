@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures::future::join_all;
 use http::Method;
 use http_body_util::BodyExt;
-use k8s_openapi::{Metadata, Resource};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
+use k8s_openapi::{Metadata, Resource};
 use kinds::Object;
 use meta::{ApiError, Reason};
 use serde::Serialize;
@@ -95,12 +95,11 @@ impl Front {
             self.ensure("/api/v1/namespaces", object)
         });
         all(join_all(namespaces).await)?;
-        let (rbac, rest) =
-            tokio::join!(self.bootstrap_rbac(), async {
-                let parts =
-                    tokio::join!(self.priority_classes(), self.kubernetes_service(endpoint), self.trust(pki));
-                all(vec![parts.0, parts.1, parts.2])
-            });
+        let (rbac, rest) = tokio::join!(self.bootstrap_rbac(), async {
+            let parts =
+                tokio::join!(self.priority_classes(), self.kubernetes_service(endpoint), self.trust(pki));
+            all(vec![parts.0, parts.1, parts.2])
+        });
         all(vec![rbac, rest])?;
         self.health.bootstrapped.store(true, Ordering::Release);
         Ok(())
@@ -187,6 +186,10 @@ impl Front {
                 },
             });
             self.ensure("/api/v1/namespaces/default/services", object).await?;
+        }
+        if endpoint.address.is_loopback() {
+            tracing::warn!("the advertised address is a loopback: pods cannot reach the service kubernetes");
+            return Ok(());
         }
         let address = endpoint.address.to_string();
         let endpoints = json!({

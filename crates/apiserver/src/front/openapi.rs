@@ -10,7 +10,9 @@ use flate2::write::GzEncoder;
 use http::{HeaderValue, StatusCode, header};
 use meta::GroupVersionKind;
 use parking_lot::Mutex;
-use schema::openapi::{CustomDefinitions, ResourceDoc, SubresourceDoc, document_hash, document_v2, document_v3, index_v3};
+use schema::openapi::{
+    CustomDefinitions, ResourceDoc, SubresourceDoc, document_hash, document_v2, document_v3, index_v3,
+};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
@@ -29,7 +31,11 @@ impl OpenApi {
         let docs: Vec<ResourceDoc> = resources.iter().map(doc).collect();
         let mut groups = BTreeMap::new();
         for d in &docs {
-            let path = if d.group.is_empty() { format!("api/{}", d.version) } else { format!("apis/{}/{}", d.group, d.version) };
+            let path = if d.group.is_empty() {
+                format!("api/{}", d.version)
+            } else {
+                format!("apis/{}/{}", d.group, d.version)
+            };
             groups.entry(path).or_insert_with(|| (d.group.clone(), d.version.clone(), String::new()));
         }
         for (group, version, hash) in groups.values_mut() {
@@ -56,7 +62,9 @@ impl OpenApi {
             return Some(unchanged);
         }
         let packed = self.packed(path)?;
-        let accepts = |name, what: &str| headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains(what));
+        let accepts = |name, what: &str| {
+            headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains(what))
+        };
         let mut response = if accepts(header::ACCEPT_ENCODING, "gzip") {
             let mut r = respond::bytes(StatusCode::OK, respond::JSON, packed);
             r.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -110,7 +118,8 @@ fn definition(gvk: &GroupVersionKind) -> String {
 
 fn doc(r: &Resource) -> ResourceDoc {
     let verbs = |v: &[&str]| v.iter().map(|v| (*v).to_owned()).collect::<Vec<_>>();
-    let declared = kinds::find(&r.gvk.group, &r.gvk.version, &r.plural).map(|k| k.info().definition.to_owned());
+    let declared =
+        kinds::find(&r.gvk.group, &r.gvk.version, &r.plural).map(|k| k.info().definition.to_owned());
     ResourceDoc {
         group: r.gvk.group.to_string(),
         version: r.gvk.version.to_string(),

@@ -82,7 +82,8 @@ fn locate(front: &Front, context: &Context) -> Result<(String, bool), ApiError> 
                 "" => ports.map(|p| p.container_port).next().map_or("80".to_owned(), |p| p.to_string()),
                 given if given.parse::<u16>().is_ok() => given.to_owned(),
                 given => {
-                    let found = ports.filter(|p| p.name.as_deref() == Some(given)).map(|p| p.container_port).next();
+                    let found =
+                        ports.filter(|p| p.name.as_deref() == Some(given)).map(|p| p.container_port).next();
                     found.ok_or_else(invalid)?.to_string()
                 }
             };
@@ -91,13 +92,19 @@ fn locate(front: &Front, context: &Context) -> Result<(String, bool), ApiError> 
             Ok((host_port(&ip, port), secure))
         }
         _ => {
-            let service: Service = front.objects.get("services", &info.namespace, named.name).ok_or_else(not_found)?;
+            let service: Service =
+                front.objects.get("services", &info.namespace, named.name).ok_or_else(not_found)?;
             endpoint(front, &info.namespace, &named, &service).map(|a| (a, secure))
         }
     }
 }
 
-fn endpoint(front: &Front, namespace: &str, named: &Named<'_>, service: &Service) -> Result<String, ApiError> {
+fn endpoint(
+    front: &Front,
+    namespace: &str,
+    named: &Named<'_>,
+    service: &Service,
+) -> Result<String, ApiError> {
     let (name, asked) = (named.name, named.port);
     let ports = service.spec.as_ref().and_then(|s| s.ports.clone()).unwrap_or_default();
     let chosen = match (asked, ports.as_slice()) {
@@ -105,7 +112,8 @@ fn endpoint(front: &Front, namespace: &str, named: &Named<'_>, service: &Service
         ("", many) => many.iter().find(|p| p.name.as_deref().unwrap_or("").is_empty()),
         (asked, all) => all.iter().find(|p| p.name.as_deref() == Some(asked) || p.port.to_string() == asked),
     };
-    let chosen = chosen.ok_or_else(|| unavailable(format!("no service port {asked:?} found for service {name:?}")))?;
+    let chosen =
+        chosen.ok_or_else(|| unavailable(format!("no service port {asked:?} found for service {name:?}")))?;
     let port_name = chosen.name.clone().unwrap_or_default();
     let mut addresses = Vec::new();
     for entry in front.resources.lookup().list("discovery.k8s.io", "endpointslices", namespace) {
@@ -123,9 +131,10 @@ fn endpoint(front: &Front, namespace: &str, named: &Named<'_>, service: &Service
             }
         }
     }
-    addresses.choose(&mut rand::rng()).cloned().ok_or_else(|| {
-        unavailable(format!("no endpoints available for service {name:?}"))
-    })
+    addresses
+        .choose(&mut rand::rng())
+        .cloned()
+        .ok_or_else(|| unavailable(format!("no endpoints available for service {name:?}")))
 }
 
 /// # Errors

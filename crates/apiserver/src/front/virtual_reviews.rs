@@ -55,7 +55,12 @@ pub fn serves(group: &str, version: &str, resource: &str) -> bool {
 
 /// # Errors
 /// MethodNotAllowed for anything but create; what is wrong with the object.
-pub async fn handle(front: &Front, context: &Context, request: Request, now: Time) -> Result<Response, ApiError> {
+pub async fn handle(
+    front: &Front,
+    context: &Context,
+    request: Request,
+    now: Time,
+) -> Result<Response, ApiError> {
     let info = &context.info;
     if info.verb != "create" || !info.name.is_empty() {
         return Err(super::method_not_allowed(info));
@@ -153,7 +158,11 @@ fn token_review(front: &Front, review: &TokenReview, now: Time) -> Result<TokenR
                 TokenError::Refused(why) => format!("[invalid bearer token, {why}]"),
                 _ => "invalid bearer token".to_owned(),
             };
-            TokenReviewStatus { authenticated: Some(false), error: Some(text), ..TokenReviewStatus::default() }
+            TokenReviewStatus {
+                authenticated: Some(false),
+                error: Some(text),
+                ..TokenReviewStatus::default()
+            }
         }
     })
 }
@@ -173,7 +182,9 @@ fn attributes(
             "NonResourceAttributes",
             "cannot be specified in combination with resourceAttributes",
         )),
-        (None, None) => errors.push(FieldError::invalid(&spec.child("resourceAttributes"), "ResourceAttributes", detail)),
+        (None, None) => {
+            errors.push(FieldError::invalid(&spec.child("resourceAttributes"), "ResourceAttributes", detail))
+        }
         _ => {}
     }
     if !errors.is_empty() {
@@ -223,7 +234,11 @@ fn subject(kind: &'static str, spec: &SubjectAccessReviewSpec) -> Result<(User, 
     let name = spec.user.clone().unwrap_or_default();
     let groups = spec.groups.clone().unwrap_or_default();
     if name.is_empty() && groups.is_empty() {
-        errors.push(FieldError::invalid(&Path::new("spec").child("user"), "", "at least one of user or group must be specified"));
+        errors.push(FieldError::invalid(
+            &Path::new("spec").child("user"),
+            "",
+            "at least one of user or group must be specified",
+        ));
     }
     let attributes =
         attributes(kind, spec.resource_attributes.as_ref(), spec.non_resource_attributes.as_ref(), errors)?;

@@ -21,7 +21,12 @@ const MAX_EXPIRATION_SECONDS: i64 = 1 << 32;
 
 /// # Errors
 /// What is wrong with the request; NotFound where the account or the bound object is not there.
-pub async fn handle(front: &Front, context: &Context, request: Request, now: Time) -> Result<Response, ApiError> {
+pub async fn handle(
+    front: &Front,
+    context: &Context,
+    request: Request,
+    now: Time,
+) -> Result<Response, ApiError> {
     let info = &context.info;
     if info.verb != "create" {
         return Err(super::method_not_allowed(info));
@@ -33,9 +38,8 @@ pub async fn handle(front: &Front, context: &Context, request: Request, now: Tim
     let mut review: TokenRequest = body::plain(&GVK, &json)?;
     if let Some(node) = auth::node::node_name(&context.user) {
         let world = CacheWorld(front.resources.lookup());
-        check_token(&world, &info.namespace, node, &review).map_err(|why| {
-            ApiError::forbidden(&GroupResource::of("", "serviceaccounts"), &info.name, why)
-        })?;
+        check_token(&world, &info.namespace, node, &review)
+            .map_err(|why| ApiError::forbidden(&GroupResource::of("", "serviceaccounts"), &info.name, why))?;
     }
     let id = uuid::Uuid::from_bytes(rand::random()).to_string();
     issue(front, &info.namespace, &info.name, &mut review, id, now)?;
@@ -64,9 +68,12 @@ fn issue(
 ) -> Result<(), ApiError> {
     must_match(review.metadata.name.as_ref(), name, "name")?;
     must_match(review.metadata.namespace.as_ref(), namespace, "namespace")?;
-    let not_found = |resource: &'static str, name: &str| ApiError::not_found(&GroupResource::of("", resource), name);
-    let account: ServiceAccount =
-        front.objects.get("serviceaccounts", namespace, name).ok_or_else(|| not_found("serviceaccounts", name))?;
+    let not_found =
+        |resource: &'static str, name: &str| ApiError::not_found(&GroupResource::of("", resource), name);
+    let account: ServiceAccount = front
+        .objects
+        .get("serviceaccounts", namespace, name)
+        .ok_or_else(|| not_found("serviceaccounts", name))?;
     let uid = account.metadata.uid.clone().unwrap_or_default();
     if let Some(given) = review.metadata.uid.as_ref().filter(|g| !g.is_empty() && **g != uid) {
         let resource = GroupResource::of("authentication.k8s.io", "TokenRequest");
@@ -101,13 +108,18 @@ fn issue(
         let kind = bound.kind.as_deref().unwrap_or_default();
         let core = bound.api_version.as_deref() == Some("v1");
         let meta = |resource: &'static str, namespace: &str| {
-            let entry = front.objects.entry(resource, namespace, &object).ok_or_else(|| not_found(resource, &object))?;
+            let entry = front
+                .objects
+                .entry(resource, namespace, &object)
+                .ok_or_else(|| not_found(resource, &object))?;
             Ok::<_, ApiError>(reference(entry.object()?.meta()))
         };
         let found = match kind {
             "Pod" if core => {
-                let found: Pod =
-                    front.objects.get("pods", namespace, &object).ok_or_else(|| not_found("pods", &object))?;
+                let found: Pod = front
+                    .objects
+                    .get("pods", namespace, &object)
+                    .ok_or_else(|| not_found("pods", &object))?;
                 let spec = found.spec.unwrap_or_default();
                 if spec.service_account_name.as_deref() != Some(name) {
                     return Err(ApiError::bad_request(format!(
@@ -154,12 +166,17 @@ fn issue(
         id,
     }
     .claims(now);
-    let token = front.tokens.signer.sign(&claims).map_err(|e| ApiError::internal(format!("failed to generate token: {e}")))?;
+    let token = front
+        .tokens
+        .signer
+        .sign(&claims)
+        .map_err(|e| ApiError::internal(format!("failed to generate token: {e}")))?;
     review.metadata.name = Some(name.to_owned());
     review.metadata.namespace = Some(namespace.to_owned());
     review.metadata.uid = Some(uid);
     review.metadata.creation_timestamp = Some(MetaTime(now));
     let expires = now.checked_add(SignedDuration::from_secs(expiration)).unwrap_or(Time::MAX);
-    review.status = Some(TokenRequestStatus { token: Some(token), expiration_timestamp: Some(MetaTime(expires)) });
+    review.status =
+        Some(TokenRequestStatus { token: Some(token), expiration_timestamp: Some(MetaTime(expires)) });
     Ok(())
 }
