@@ -289,7 +289,9 @@ impl Actor {
             self.mounted = true;
         }
         self.take_outcome(outcome, &names);
-        self.remove_dead(input).await;
+        if !names.is_empty() {
+            self.remove_dead(input).await;
+        }
     }
 
     fn take_outcome(&mut self, outcome: Outcome, names: &[String]) {

@@ -13,6 +13,7 @@ use kube::Client;
 use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
+use crate::cgroups::{CgroupError, Cgroups};
 use crate::config::Config;
 use crate::container_config::Node;
 use crate::dns::NodeDns;
@@ -38,6 +39,45 @@ pub enum Error {
     Runtime(#[source] cri::Error),
     #[error("{path}: {source}")]
     Io { path: String, source: std::io::Error },
+    #[error(transparent)]
+    Cgroups(#[from] CgroupError),
+}
+
+/// The certificate that the kubelet's server shows, and the authority of its clients; PEM.
+#[derive(Clone)]
+pub struct Serving {
+    pub certificate_pem: String,
+    pub key_pem: String,
+    pub client_ca_pem: String,
+}
+
+/// Runs a node's kubelet with its server until `shutdown`; containers go on running afterwards.
+///
+/// # Errors
+/// What keeps it from starting: no cgroups, no runtime, a port that is taken.
+pub async fn run(
+    config: Config,
+    serving: Serving,
+    runtime: cri::Runtime,
+    client: Client,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let cgroups = Cgroups::detect()?;
+    let facts = node_facts(&config);
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cpu_millis = i64::try_from(cpus).unwrap_or(1) * 1000;
+    cgroups
+        .ensure_node(cpu_millis, facts.memory_bytes)
+        .map_err(|source| Error::Io { path: "cgroup kubepods".into(), source })?;
+    let parts = Parts {
+        runtime: Arc::new(runtime.clone()),
+        images: Arc::new(runtime),
+        cgroups: Arc::new(cgroups),
+        register_node: true,
+    };
+    let kubelet = Kubelet::new(config, client, parts).await?;
+    let _ = serving;
+    kubelet.run(shutdown).await
 }
 
 /// What a kubelet works with.
