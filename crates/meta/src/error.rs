@@ -46,9 +46,9 @@ impl Reason {
             Self::UnsupportedMediaType => 415,
             Self::Invalid => 422,
             Self::TooManyRequests => 429,
-            Self::InternalError => 500,
+            Self::InternalError | Self::ServerTimeout => 500,
             Self::ServiceUnavailable => 503,
-            Self::Timeout | Self::ServerTimeout => 504,
+            Self::Timeout => 504,
             Self::Unknown(code) => code,
         }
     }
@@ -194,7 +194,10 @@ impl ApiError {
     }
 
     pub fn internal(why: impl fmt::Display) -> Self {
-        Self::new(Reason::InternalError, format!("Internal error occurred: {why}"))
+        let mut error = Self::new(Reason::InternalError, format!("Internal error occurred: {why}"));
+        let cause = StatusCause { message: Some(why.to_string()), ..Default::default() };
+        error.details = Some(Box::new(StatusDetails { causes: Some(vec![cause]), ..Default::default() }));
+        error
     }
 
     /// Adds `details.retryAfterSeconds`, which the front also sends as a `Retry-After` header.

@@ -185,7 +185,7 @@ impl Parser {
             if matches!(token, Token::In | Token::NotIn) { self.values()? } else { self.value()? };
         values.sort();
         values.dedup();
-        checked(Requirement { key, operator, values })
+        Requirement { key, operator, values }.checked()
     }
 
     /// `(a,b,)`
@@ -252,57 +252,60 @@ impl Parser {
     }
 }
 
-/// The requirement, if its key and values may stand in one.
-pub(crate) fn checked(r: Requirement) -> Result<Requirement, String> {
-    let mut errors = Vec::new();
-    let faults = is_qualified_name(&r.key);
-    if !faults.is_empty() {
-        errors.push(FieldError::invalid(&Path::new("key"), &r.key, faults.join("; ")));
-    }
-    let path = Path::new("values");
-    match r.operator {
-        Operator::In | Operator::NotIn if r.values.is_empty() => errors.push(FieldError::invalid(
-            &path,
-            Json(&r.values),
-            "for 'in', 'notin' operators, values set can't be empty",
-        )),
-        Operator::Exists | Operator::DoesNotExist if !r.values.is_empty() => {
-            errors.push(FieldError::invalid(
+impl Requirement {
+    /// The requirement, if its key and values may stand in one (upstream's `labels.NewRequirement`).
+    pub fn checked(self) -> Result<Self, String> {
+        let r = self;
+        let mut errors = Vec::new();
+        let faults = is_qualified_name(&r.key);
+        if !faults.is_empty() {
+            errors.push(FieldError::invalid(&Path::new("key"), &r.key, faults.join("; ")));
+        }
+        let path = Path::new("values");
+        match r.operator {
+            Operator::In | Operator::NotIn if r.values.is_empty() => errors.push(FieldError::invalid(
                 &path,
                 Json(&r.values),
-                "values set must be empty for exists and does not exist",
-            ))
-        }
-        Operator::GreaterThan | Operator::LessThan => {
-            if r.values.len() != 1 {
+                "for 'in', 'notin' operators, values set can't be empty",
+            )),
+            Operator::Exists | Operator::DoesNotExist if !r.values.is_empty() => {
                 errors.push(FieldError::invalid(
                     &path,
                     Json(&r.values),
-                    "for 'Gt', 'Lt' operators, exactly one value is required",
-                ));
+                    "values set must be empty for exists and does not exist",
+                ))
             }
-            for (i, value) in r.values.iter().enumerate().filter(|(_, v)| v.parse::<i64>().is_err()) {
-                errors.push(FieldError::invalid(
-                    &path.index(i),
-                    value,
-                    "for 'Gt', 'Lt' operators, the value must be an integer",
-                ));
+            Operator::GreaterThan | Operator::LessThan => {
+                if r.values.len() != 1 {
+                    errors.push(FieldError::invalid(
+                        &path,
+                        Json(&r.values),
+                        "for 'Gt', 'Lt' operators, exactly one value is required",
+                    ));
+                }
+                for (i, value) in r.values.iter().enumerate().filter(|(_, v)| v.parse::<i64>().is_err()) {
+                    errors.push(FieldError::invalid(
+                        &path.index(i),
+                        value,
+                        "for 'Gt', 'Lt' operators, the value must be an integer",
+                    ));
+                }
+            }
+            _ => {}
+        }
+        for (i, value) in r.values.iter().enumerate() {
+            let faults = is_valid_label_value(value);
+            if !faults.is_empty() {
+                errors.push(FieldError::invalid(&path.index(i).key(&r.key), value, faults.join("; ")));
             }
         }
-        _ => {}
-    }
-    for (i, value) in r.values.iter().enumerate() {
-        let faults = is_valid_label_value(value);
-        if !faults.is_empty() {
-            errors.push(FieldError::invalid(&path.index(i).key(&r.key), value, faults.join("; ")));
-        }
-    }
-    match errors.as_slice() {
-        [] => Ok(r),
-        [one] => Err(one.to_string()),
-        many => {
-            let list: Vec<String> = many.iter().map(ToString::to_string).collect();
-            Err(format!("[{}]", list.join(", ")))
+        match errors.as_slice() {
+            [] => Ok(r),
+            [one] => Err(one.to_string()),
+            many => {
+                let list: Vec<String> = many.iter().map(ToString::to_string).collect();
+                Err(format!("[{}]", list.join(", ")))
+            }
         }
     }
 }

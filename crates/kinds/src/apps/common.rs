@@ -90,32 +90,32 @@ pub(crate) fn collision_count_kept(errors: &mut FieldErrors, new: Option<i32>, o
     }
 }
 
-/// The selector of a workload, and whether the template's labels match it. `kind` names the workload where
-/// the selector is empty. None where the selector cannot be read.
+/// Whether the selector was left out. The type cannot tell that from `{}`, which nobody writes.
+fn is_absent(selector: &LabelSelector) -> bool {
+    selector.match_labels.is_none() && selector.match_expressions.is_none()
+}
+
+/// The selector of a workload. `kind` names the workload where the selector is empty.
 pub(crate) fn validate_selector(errors: &mut FieldErrors, selector: &LabelSelector, kind: &str) {
     let path = Path::new("spec.selector");
+    if is_absent(selector) {
+        errors.push(FieldError::required(&path, ""));
+        return;
+    }
     errors.extend(validate_label_selector(selector, &path));
     if is_empty_selector(selector) {
-        errors.push(FieldError::invalid(
-            &path,
-            selector_json(selector),
-            format!("empty selector is invalid for {kind}"),
-        ));
+        let why = format!("empty selector is invalid for {kind}");
+        errors.push(FieldError::invalid(&path, selector_json(selector), why));
     }
 }
 
-/// Whether the selector can be read as one that matches.
+/// The selector as one that matches; None where it cannot be read. An absent one matches nothing.
 pub(crate) fn readable(selector: &LabelSelector) -> Option<meta::LabelSelector> {
+    if is_absent(selector) {
+        return Some(meta::LabelSelector::nothing());
+    }
     let parsed = meta::LabelSelector::from_object(selector).ok()?;
-    let complete = parsed.requirements.iter().all(|r| {
-        use meta::selector::Operator::{DoesNotExist, Exists, In, NotIn};
-        match r.operator {
-            In | NotIn => !r.values.is_empty(),
-            Exists | DoesNotExist => r.values.is_empty(),
-            _ => true,
-        }
-    });
-    complete.then_some(parsed)
+    parsed.requirements.iter().all(|r| r.clone().checked().is_ok()).then_some(parsed)
 }
 
 fn labels_of(template: &PodTemplateSpec) -> &BTreeMap<String, String> {
@@ -174,9 +174,7 @@ pub(crate) fn validate_replicated(
     };
     let empty = PodTemplateSpec::default();
     let template = template.unwrap_or(&empty);
-    if !is_empty_selector(selector) {
-        labels_match(errors, &parsed, template, &path);
-    }
+    labels_match(errors, &parsed, template, &path);
     errors.extend(validate_pod_template(template, &path));
     runs_forever(errors, template, &path, "ReplicaSet");
 }

@@ -147,7 +147,8 @@ fn validate_spec(spec: &DaemonSetSpec) -> FieldErrors {
     if let Some(selector) = readable(&spec.selector) {
         labels_match(&mut errors, &selector, &spec.template, &template_path);
     }
-    if is_empty_selector(&spec.selector) {
+    let given = spec.selector.match_labels.is_some() || spec.selector.match_expressions.is_some();
+    if given && is_empty_selector(&spec.selector) {
         let value = selector_json(&spec.selector);
         errors.push(FieldError::invalid(
             &path.child("selector"),

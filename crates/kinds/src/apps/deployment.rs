@@ -275,6 +275,13 @@ mod tests {
             ],
         );
         check(
+            |d| drop(d["spec"].as_object_mut().and_then(|s| s.remove("selector"))),
+            &[
+                "spec.selector: Required value",
+                "spec.template.metadata.labels: Invalid value: {\"app\":\"web\"}: `selector` does not match template `labels`",
+            ],
+        );
+        check(
             |d| d["spec"]["template"]["spec"]["restartPolicy"] = json!("Never"),
             &["spec.template.spec.restartPolicy: Unsupported value: \"Never\": supported values: \"Always\""],
         );

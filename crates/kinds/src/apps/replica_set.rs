@@ -142,3 +142,74 @@ fn validate_status(new: &ReplicaSet, _: &ReplicaSet) -> FieldErrors {
     );
     errors
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cell;
+    use crate::object::AnyKind;
+    use crate::support::testing::{lines, object};
+    use serde_json::{Value, json};
+
+    fn set(change: impl FnOnce(&mut Value)) -> ReplicaSet {
+        let mut value = json!({
+            "metadata": {"name": "web", "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {
+                "replicas": 3,
+                "selector": {"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "tier", "operator": "In", "values": ["b", "a"]}]},
+                "template": {"metadata": {"labels": {"app": "web", "tier": "a"}},
+                    "spec": {"containers": [{"name": "c", "image": "i:1"}, {"name": "d", "image": "j:2"}]}},
+            },
+            "status": {"replicas": 2, "readyReplicas": 1, "availableReplicas": 1},
+        });
+        change(&mut value);
+        let mut set = object(value);
+        default(&mut set);
+        set
+    }
+
+    #[test]
+    fn the_table_shows_what_kubectl_users_know() {
+        let object: crate::Object = Box::new(set(|_| ()));
+        let created = "2026-01-01T00:00:00Z".parse().expect("a time");
+        assert_eq!(
+            REPLICA_SET.cells(&object),
+            [
+                Cell::int(3),
+                Cell::int(2),
+                Cell::int(1),
+                Cell::Age(Some(created)),
+                Cell::str("c,d"),
+                Cell::str("i:1,j:2"),
+                Cell::str("app=web,tier in (a,b)"),
+            ]
+        );
+        assert_eq!(REPLICA_SET.scale(&object), Some((3, 2, "app=web,tier in (a,b)".to_owned())));
+        assert_eq!(REPLICA_SET.fields(&object), ["2"]);
+    }
+
+    #[test]
+    fn status_counts_fit_together() {
+        let old = set(|_| ());
+        let new = set(|s| s["status"] = json!({"replicas": 1, "readyReplicas": 2, "availableReplicas": 3}));
+        assert_eq!(
+            lines(&validate_status(&new, &old)),
+            [
+                "status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas",
+                "status.availableReplicas: Invalid value: 3: cannot be greater than status.replicas",
+                "status.availableReplicas: Invalid value: 3: cannot be greater than readyReplicas",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_selector_must_be_readable() {
+        let got = lines(&validate(&set(|s| s["spec"]["selector"] = json!({"matchLabels": {"a b": "c"}}))));
+        assert_eq!(got.len(), 2);
+        assert!(got[0].starts_with("spec.selector.matchLabels: Invalid value: \"a b\": name part must"));
+        assert_eq!(
+            got[1],
+            "spec.selector: Invalid value: {\"matchLabels\":{\"a b\":\"c\"}}: invalid label selector"
+        );
+    }
+}

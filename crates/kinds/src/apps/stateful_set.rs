@@ -146,9 +146,7 @@ fn validate_spec(spec: &StatefulSetSpec, strictness: Strictness) -> FieldErrors 
         Some(selector) => {
             let template_path = path.child("template");
             let template = template_to_judge(spec);
-            if !is_empty_selector(&spec.selector) {
-                labels_match(&mut errors, &selector, &template, &template_path);
-            }
+            labels_match(&mut errors, &selector, &template, &template_path);
             if strictness != Strictness::UpdateOfInvalidTemplate {
                 errors.extend(validate_pod_template(&template, &template_path));
             }

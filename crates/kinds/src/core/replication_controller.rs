@@ -155,3 +155,36 @@ fn validate_status(new: &ReplicationController, _: &ReplicationController) -> Fi
     }
     errors
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::object::AnyKind;
+    use crate::support::testing::{lines, object};
+    use serde_json::json;
+
+    #[test]
+    fn labels_and_selector_follow_the_template() {
+        let mut rc: ReplicationController = object(json!({"spec": {"template": {
+            "metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}}}}));
+        default(&mut rc);
+        assert_eq!(lines(&validate(&rc)), [""; 0]);
+        assert_eq!(rc.metadata.labels, Some([("app".to_owned(), "web".to_owned())].into()));
+        let rc: crate::Object = Box::new(rc);
+        assert_eq!(REPLICATION_CONTROLLER.scale(&rc), Some((1, 0, "app=web".to_owned())));
+    }
+
+    #[test]
+    fn what_is_missing_is_required() {
+        let mut rc: ReplicationController = object(json!({"spec": {"replicas": -1}}));
+        default(&mut rc);
+        assert_eq!(
+            lines(&validate(&rc)),
+            [
+                "spec.selector: Required value",
+                "spec.replicas: Invalid value: -1: must be greater than or equal to 0",
+                "spec.template: Required value",
+            ]
+        );
+    }
+}

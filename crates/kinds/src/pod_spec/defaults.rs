@@ -106,7 +106,7 @@ pub fn default_pod(pod: &mut Pod) {
 
 /// `podIP` and `podIPs` are two views of one fact; the list decides where both are given.
 fn default_pod_ips(status: &mut k8s_openapi::api::core::v1::PodStatus) {
-    use k8s_openapi::api::core::v1::{HostIP, PodIP};
+    use k8s_openapi::api::core::v1::PodIP;
     match status.pod_ips.as_deref().and_then(<[_]>::first) {
         Some(first) => status.pod_ip = Some(first.ip.clone()),
         None => {
@@ -114,11 +114,6 @@ fn default_pod_ips(status: &mut k8s_openapi::api::core::v1::PodStatus) {
                 status.pod_ips = Some(vec![PodIP { ip }]);
             }
         }
-    }
-    if status.host_ips.as_deref().unwrap_or_default().is_empty()
-        && let Some(ip) = status.host_ip.clone().filter(|ip| !ip.is_empty())
-    {
-        status.host_ips = Some(vec![HostIP { ip }]);
     }
 }
 
