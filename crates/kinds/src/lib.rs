@@ -15,10 +15,13 @@ pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;
 pub mod events_event;
+pub mod ingress;
+pub mod ingress_class;
 pub mod kind;
 pub mod lease;
 pub mod limit_range;
 pub mod namespace;
+pub mod network_policy;
 pub mod node;
 pub mod object;
 pub mod persistent_volume;
@@ -75,6 +78,9 @@ pub static ALL: &[&dyn AnyKind] = &[
     &volume_attachment::VOLUME_ATTACHMENT,
     &pod_disruption_budget::POD_DISRUPTION_BUDGET,
     &runtime_class::RUNTIME_CLASS,
+    &ingress::INGRESS,
+    &ingress_class::INGRESS_CLASS,
+    &network_policy::NETWORK_POLICY,
     &role::ROLE,
     &role_binding::ROLE_BINDING,
     &cluster_role::CLUSTER_ROLE,

@@ -2,6 +2,7 @@
 
 use crate::kind::{Column, Kind, NameRule, Names, Scope, Validate};
 use crate::object::Registered;
+use crate::pod_spec::defaults::canonical_resources;
 use crate::resources::{check_container_name, check_name, is_overcommit_allowed};
 use crate::support::{CREATION_TIMESTAMP, instant, plain, push_invalid, typed_column};
 use k8s_openapi::api::core::v1::{LimitRange, LimitRangeItem};
@@ -33,9 +34,21 @@ pub static LIMIT_RANGE: Registered<LimitRange> = Registered::new(Kind {
     columns: COLUMNS,
 });
 
-/// For containers: a limit from the maximum, a request from the limit or else from the minimum.
+/// Amounts in their canonical form; then, for containers: a limit from the maximum, a request from the limit or else from the minimum.
 fn default(range: &mut LimitRange) {
-    for item in range.spec.iter_mut().flat_map(|s| &mut s.limits).filter(|i| i.type_ == "Container") {
+    for item in range.spec.iter_mut().flat_map(|s| &mut s.limits) {
+        for amounts in [
+            &mut item.min,
+            &mut item.max,
+            &mut item.default,
+            &mut item.default_request,
+            &mut item.max_limit_request_ratio,
+        ] {
+            canonical_resources(amounts.as_mut());
+        }
+        if item.type_ != "Container" {
+            continue;
+        }
         let fill = |into: &mut Option<Amounts>, from: &Option<Amounts>| {
             for (name, amount) in from.iter().flatten() {
                 into.get_or_insert_default().entry(name.clone()).or_insert_with(|| amount.clone());

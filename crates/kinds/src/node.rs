@@ -5,6 +5,7 @@ use crate::kind::{
     Validate,
 };
 use crate::object::Registered;
+use crate::pod_spec::defaults::canonical_resources;
 use crate::resources::check_amount;
 use crate::support::{age, check_cidr, column, json, no_change, or, plain, text, wide};
 use k8s_openapi::api::core::v1::{Node, NodeSystemInfo, Taint};
@@ -106,6 +107,8 @@ fn default(node: &mut Node) {
         _ => {}
     }
     let status = node.status.get_or_insert_default();
+    canonical_resources(status.capacity.as_mut());
+    canonical_resources(status.allocatable.as_mut());
     if status.allocatable.is_none() {
         status.allocatable = status.capacity.clone();
     }

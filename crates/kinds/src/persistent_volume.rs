@@ -2,6 +2,7 @@
 
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Subresource, Validate};
 use crate::object::Registered;
+use crate::pod_spec::defaults::canonical_resources;
 use crate::resources::{amount_text, check_positive};
 use crate::strategy::{semantic_eq, spec_and_status_no_generation};
 use crate::support::{FIELD_IMMUTABLE, age, column, json, or, push_invalid, status, text, wide};
@@ -116,6 +117,7 @@ fn default(volume: &mut PersistentVolume) {
     if text(spec.persistent_volume_reclaim_policy.as_ref()).is_empty() {
         spec.persistent_volume_reclaim_policy = Some("Retain".to_owned());
     }
+    canonical_resources(spec.capacity.as_mut());
     spec.volume_mode.get_or_insert_with(|| "Filesystem".to_owned());
     if let Some(path) = &mut spec.host_path {
         path.type_.get_or_insert_default();

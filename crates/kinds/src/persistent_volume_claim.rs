@@ -5,6 +5,7 @@ use crate::kind::{
 };
 use crate::object::Registered;
 use crate::persistent_volume::{CLASS_ANNOTATION, VOLUME_MODES, check_access_modes, short_modes};
+use crate::pod_spec::defaults::canonical_resources;
 use crate::resources::{amount_text, check_positive};
 use crate::strategy::{semantic_eq, spec_and_status_no_generation};
 use crate::support::{FIELD_IMMUTABLE, age, column, push_invalid, text, wide};
@@ -103,7 +104,13 @@ fn volume_name(claim: &PersistentVolumeClaim) -> &str {
 fn default(claim: &mut PersistentVolumeClaim) {
     let spec = claim.spec.get_or_insert_default();
     spec.volume_mode.get_or_insert_with(|| "Filesystem".to_owned());
+    if let Some(resources) = &mut spec.resources {
+        canonical_resources(resources.requests.as_mut());
+        canonical_resources(resources.limits.as_mut());
+    }
     let status = claim.status.get_or_insert_default();
+    canonical_resources(status.capacity.as_mut());
+    canonical_resources(status.allocated_resources.as_mut());
     if text(status.phase.as_ref()).is_empty() {
         status.phase = Some("Pending".to_owned());
     }

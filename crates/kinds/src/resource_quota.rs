@@ -2,9 +2,10 @@
 
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, StatusAccess, Subresource, Validate};
 use crate::object::Registered;
+use crate::pod_spec::defaults::canonical_resources;
 use crate::resources::{amount_text, check_amount, check_quota_name, is_quota_name};
 use crate::strategy::spec_and_status_no_generation;
-use crate::support::{FIELD_IMMUTABLE, age, column, json, no_change};
+use crate::support::{FIELD_IMMUTABLE, age, column, json};
 use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaSpec, ScopedResourceSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path};
@@ -52,13 +53,20 @@ pub static RESOURCE_QUOTA: Registered<ResourceQuota> = Registered::new(Kind {
     definition: "io.k8s.api.core.v1.ResourceQuota",
     storage: "resourcequotas",
     name_rule: NameRule::DnsSubdomain,
-    default: no_change,
+    default,
     validate: Validate { create: validate, update: validate_update },
     strategy: spec_and_status_no_generation!(ResourceQuota),
     subresources: SUBRESOURCES,
     selectable: &[],
     columns: COLUMNS,
 });
+
+fn default(quota: &mut ResourceQuota) {
+    canonical_resources(quota.spec.get_or_insert_default().hard.as_mut());
+    let status = quota.status.get_or_insert_default();
+    canonical_resources(status.hard.as_mut());
+    canonical_resources(status.used.as_mut());
+}
 
 /// `pods: 1/10, services: 0/5`; limits stand in a column of their own.
 fn usage(quota: &ResourceQuota, limits: bool) -> String {

@@ -2,8 +2,9 @@
 
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
 use crate::object::Registered;
+use crate::pod_spec::defaults::canonical_resources;
 use crate::resources::{check_amount, check_container_name};
-use crate::support::{FIELD_IMMUTABLE, age, column, json, no_change, plain, push_invalid};
+use crate::support::{FIELD_IMMUTABLE, age, column, json, plain, push_invalid};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 
@@ -23,7 +24,7 @@ pub static RUNTIME_CLASS: Registered<RuntimeClass> = Registered::new(Kind {
     definition: "io.k8s.api.node.v1.RuntimeClass",
     storage: "runtimeclasses",
     name_rule: NameRule::DnsSubdomain,
-    default: no_change,
+    default: |c| canonical_resources(c.overhead.as_mut().and_then(|o| o.pod_fixed.as_mut())),
     validate: Validate {
         create: validate,
         update: |new, old| {
