@@ -142,6 +142,8 @@ async fn a_pod_runs_on_a_containerd_of_our_own() {
     let answer = runtime.exec_sync(&long, &["cat".into(), "/proc/1/comm".into()], 10).await.expect("exec");
     assert_eq!((answer.exit_code, answer.stdout.as_slice()), (0, b"sleep\n".as_slice()));
     exec_over_spdy(&runtime, &long).await;
+    exec_over_websocket(&runtime, &long).await;
+    forward_a_port(&runtime, &sandbox_id).await;
 
     // our end is not containerd's: the next start takes it over, the container still runs
     drop(supervisor);
@@ -201,4 +203,87 @@ async fn exec_over_spdy(runtime: &Runtime, id: &str) {
     let status = error.read_to_end(4096).await.expect("a status");
     let status = streaming::status::parse(&status).expect("a Status object");
     assert_eq!(streaming::status::exit_code(&status), Some(3), "{status}");
+}
+
+/// The same, for a client that speaks WebSocket channels (kubectl since 1.31): served by `streaming`,
+/// as the kubelet and the API server do.
+async fn exec_over_websocket(runtime: &Runtime, id: &str) {
+    use streaming::proxy::Target;
+    use streaming::websocket::{Event, Protocol};
+    use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+
+    let request = pb::ExecRequest {
+        container_id: id.to_owned(),
+        cmd: vec!["/bin/sh".into(), "-c".into(), "cat; exit 4".into()],
+        stdin: true,
+        stdout: true,
+        ..Default::default()
+    };
+    let backend =
+        streaming::Backend::plain(runtime.exec(request).await.expect("a URL").parse().expect("valid"));
+    let options = streaming::ExecOptions { stdin: true, stdout: true, ..Default::default() };
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let service = hyper::service::service_fn(move |request| {
+        let backend = backend.clone();
+        async move {
+            Ok::<_, std::convert::Infallible>(
+                streaming::serve(request, backend, Target::Command(options)).await,
+            )
+        }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .serve_connection(hyper_util::rt::TokioIo::new(far), service)
+        .with_upgrades();
+    tokio::spawn(async move { connection.await.expect("served") });
+    let mut request = "ws://kubelet/exec".into_client_request().expect("a request");
+    request
+        .headers_mut()
+        .insert("sec-websocket-protocol", http::HeaderValue::from_static("v5.channel.k8s.io"));
+    let (mut client, response) = tokio_tungstenite::client_async(request, near).await.expect("upgraded");
+    assert_eq!(response.headers()["sec-websocket-protocol"], "v5.channel.k8s.io");
+    use futures::SinkExt;
+    client.send(Protocol::V5.encode(0, b"hello")).await.expect("written");
+    client.send(Message::binary(&b"\xff\x00"[..])).await.expect("stdin closed");
+    let mut output = Vec::new();
+    let mut code = None;
+    while let Some(Ok(message)) = client.next().await {
+        match Protocol::V5.decode(message) {
+            Some(Event::Data(1, data)) => output.extend_from_slice(&data),
+            Some(Event::Data(3, status)) => {
+                code = streaming::status::parse(&status)
+                    .and_then(|status| streaming::status::exit_code(&status));
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((output.as_slice(), code), (b"hello".as_slice(), Some(4)));
+}
+
+/// A connection to a port of the pod, here of the node since the pod has its network.
+async fn forward_a_port(runtime: &Runtime, sandbox_id: &str) {
+    use tokio::io::AsyncWriteExt;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.expect("a connection");
+        client.write_all(b"from the pod").await.expect("written");
+    });
+    let uri =
+        runtime.port_forward(sandbox_id, &[i32::from(port)]).await.expect("a URL").parse().expect("valid");
+    let headers = streaming::upgrade::spdy_headers(&["portforward.k8s.io"]);
+    let upgraded =
+        streaming::upgrade_client(http::Method::POST, &uri, headers, None).await.expect("upgraded");
+    let connection = streaming::spdy::Connection::client(upgraded.io);
+    let port = port.to_string();
+    let open = async |kind: &str| {
+        let headers = [("streamtype", kind), ("port", port.as_str()), ("requestid", "0")];
+        let mut stream = connection.open(&headers).await.expect("opened");
+        stream.opened().await.expect("taken");
+        stream.split()
+    };
+    let (mut errors, _) = open("error").await;
+    let (mut data, mut input) = open("data").await;
+    input.finish().await.expect("nothing to send");
+    assert_eq!(data.read_to_end(1024).await.expect("data"), "from the pod");
+    assert_eq!(errors.read_to_end(1024).await.expect("no error"), "");
 }

@@ -178,10 +178,9 @@ async fn open(connection: &Connection, options: ExecOptions, version: Version) -
         resize: open_if(connection, options.tty && version.has_resize, "resize").await?,
     };
     streams.error.opened().await?;
-    for stream in [&mut streams.stdin, &mut streams.stdout, &mut streams.stderr, &mut streams.resize] {
-        if let Some(stream) = stream {
-            stream.opened().await?;
-        }
+    let others = [&mut streams.stdin, &mut streams.stdout, &mut streams.stderr, &mut streams.resize];
+    for stream in others.into_iter().flatten() {
+        stream.opened().await?;
     }
     Ok(streams)
 }

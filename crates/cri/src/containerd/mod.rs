@@ -343,7 +343,7 @@ async fn wait_until_ready(
         let answer = if StdUnixStream::connect(layout.socket()).is_ok() {
             tokio::time::timeout(PING_TIMEOUT, runtime.version())
                 .await
-                .unwrap_or_else(|_| Err(Error::DeadlineExceeded { call: "Version", after: PING_TIMEOUT }))
+                .unwrap_or(Err(Error::DeadlineExceeded { call: "Version", after: PING_TIMEOUT }))
         } else {
             Err(Error::Unavailable { message: "its socket is not there".into() })
         };

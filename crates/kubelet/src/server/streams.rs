@@ -21,7 +21,7 @@ impl Server {
         let Some(options) = options(&request) else { return no_streams() };
         let id = match self.container(target).await {
             Ok(id) => id,
-            Err(response) => return response,
+            Err(response) => return *response,
         };
         let cmd = query.iter().filter(|(name, _)| name == "command").map(|(_, word)| word.clone()).collect();
         let ExecOptions { stdin, stdout, stderr, tty } = options;
@@ -39,7 +39,7 @@ impl Server {
         let Some(mut options) = options(&request) else { return no_streams() };
         let id = match self.container(target).await {
             Ok(id) => id,
-            Err(response) => return response,
+            Err(response) => return *response,
         };
         // whether there is a terminal was decided when the container was made
         let pod = self.pods.pod(&target.namespace, &target.pod);
@@ -55,7 +55,7 @@ impl Server {
     pub(super) async fn run(&self, target: &Target, query: &[(String, String)]) -> Response {
         let id = match self.container(target).await {
             Ok(id) => id,
-            Err(response) => return response,
+            Err(response) => return *response,
         };
         let words =
             query.iter().find(|(name, _)| name == "cmd").map(|(_, words)| words.as_str()).unwrap_or_default();
@@ -96,7 +96,7 @@ impl Server {
         }
         let pod = match self.pod(target) {
             Ok(pod) => pod,
-            Err(response) => return response,
+            Err(response) => return *response,
         };
         let sandbox = match ready_sandbox(self.runtime.as_ref(), &pod).await {
             Ok(Some(sandbox)) => sandbox,
@@ -112,26 +112,26 @@ impl Server {
     }
 
     /// The uid of the pod that a request means.
-    fn pod(&self, target: &Target) -> Result<String, Response> {
+    fn pod(&self, target: &Target) -> Result<String, Box<Response>> {
         let pod =
-            self.pods.pod(&target.namespace, &target.pod).ok_or_else(|| not_found("pod does not exist"))?;
+            self.pods.pod(&target.namespace, &target.pod).ok_or_else(|| Box::new(not_found("pod does not exist")))?;
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         match &target.uid {
-            Some(wanted) if *wanted != uid => Err(not_found("pod not found")),
+            Some(wanted) if *wanted != uid => Err(Box::new(not_found("pod not found"))),
             _ => Ok(uid),
         }
     }
 
     /// The id of the running container that a request means.
-    async fn container(&self, target: &Target) -> Result<String, Response> {
+    async fn container(&self, target: &Target) -> Result<String, Box<Response>> {
         let uid = self.pod(target)?;
         match running_container(self.runtime.as_ref(), &uid, &target.container).await {
             Ok(Some(id)) => Ok(id),
             Ok(None) => {
                 let message = format!("container not found ({:?})", target.container);
-                Err(text(StatusCode::INTERNAL_SERVER_ERROR, &message))
+                Err(Box::new(text(StatusCode::INTERNAL_SERVER_ERROR, &message)))
             }
-            Err(failure) => Err(error(&failure)),
+            Err(failure) => Err(Box::new(error(&failure))),
         }
     }
 }

@@ -242,7 +242,9 @@ fn interfaces(table: &str) -> Vec<InterfaceStats> {
         let (name, figures) = line.split_once(':')?;
         let figures: Vec<u64> = figures.split_whitespace().filter_map(|figure| figure.parse().ok()).collect();
         let name = name.trim();
-        (name != "lo").then(|| ())?;
+        if name == "lo" {
+            return None;
+        }
         Some(InterfaceStats {
             name: name.to_owned(),
             rx_bytes: *figures.first()?,
