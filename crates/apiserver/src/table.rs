@@ -79,15 +79,33 @@ pub fn columns(info: &Info) -> Value {
     let rest = info.columns.iter().map(|c| {
         json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority})
     });
-    Value::Array(std::iter::once(name).chain(rest).collect())
+    let name = (!names_itself(info)).then_some(name);
+    Value::Array(name.into_iter().chain(rest).collect())
 }
 
-/// One row, as JSON appended to `out`.
-pub fn put_row(entry: &Entry, include: IncludeObject, version: &str, now: Time, out: &mut String) {
+/// Whether the kind has a NAME column of its own: elsewhere than first (events), or with more in it than the
+/// name (classes that are the default).
+pub fn names_itself(info: &Info) -> bool {
+    info.columns.iter().any(|c| c.name == "Name" && c.format == "name")
+}
+
+/// One row, as JSON appended to `out`. `names_itself`: of the kind, see [`names_itself`].
+pub fn put_row(
+    entry: &Entry,
+    names_itself: bool,
+    include: IncludeObject,
+    version: &str,
+    now: Time,
+    out: &mut String,
+) {
     out.push_str(r#"{"cells":["#);
-    let _ = write!(out, "{}", Value::from(entry.name()));
-    for cell in entry.cells() {
-        out.push(',');
+    if !names_itself {
+        let _ = write!(out, "{}", Value::from(entry.name()));
+    }
+    for (i, cell) in entry.cells().iter().enumerate() {
+        if i > 0 || !names_itself {
+            out.push(',');
+        }
         match cell {
             Cell::Value(v) => drop(write!(out, "{v}")),
             other => drop(write!(out, "{}", render(other, now))),

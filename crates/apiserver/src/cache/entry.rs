@@ -463,7 +463,10 @@ mod tests {
     #[test]
     fn a_value_ends_where_its_brace_closes_outside_of_strings() {
         let json = br#"{"name":"a","annotations":{"x":"}\"}"}},"spec":{}}"#;
-        assert_eq!(value_len(json).map(|n| &json[..n]), Some(&br#"{"name":"a","annotations":{"x":"}\"}"}}"#[..]));
+        assert_eq!(
+            value_len(json).map(|n| &json[..n]),
+            Some(&br#"{"name":"a","annotations":{"x":"}\"}"}}"#[..])
+        );
         assert_eq!(value_len(b"12.5,"), Some(4));
         assert_eq!(value_len(br#"{"a":[1,"#), None);
     }

@@ -26,6 +26,7 @@ impl Cache {
     /// Reads everything at one revision. Gives that revision.
     pub(super) async fn fill(&self) -> Result<Revision, StoreError> {
         let at = self.store.revision().await?;
+        self.prepared.lock().clear();
         for resource in self.resources.values() {
             let mut values: Vec<KeyValue> = Vec::new();
             loop {

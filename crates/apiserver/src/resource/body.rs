@@ -45,9 +45,10 @@ pub async fn read(mut body: Body) -> Result<Bytes, ApiError> {
 /// # Errors
 /// BadRequest.
 pub fn yaml_to_json(text: &[u8]) -> Result<Vec<u8>, ApiError> {
-    let text = std::str::from_utf8(text).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
-    let value: serde_json::Value =
-        serde_saphyr::from_str(text).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
+    let text =
+        std::str::from_utf8(text).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
+    let value: serde_json::Value = serde_saphyr::from_str(text)
+        .map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))?;
     serde_json::to_vec(&value).map_err(ApiError::internal)
 }
 
@@ -90,7 +91,9 @@ fn check_type(gvk: &GroupVersionKind, body: &[u8]) -> Result<(), ApiError> {
     let kind = &gvk.kind;
     let unrecognized = |why: &dyn std::fmt::Display| {
         let text = summary(body);
-        ApiError::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why} ({text})"))
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): {why} ({text})"
+        ))
     };
     let given: TypeMeta<'_> = serde_json::from_slice(body)
         .map_err(|e| unrecognized(&format!("couldn't get version/kind; json parse error: {e}")))?;

@@ -11,7 +11,9 @@ use crate::negotiate::content_encoding;
 use crate::options::{ListOptions, delete_options, is_dry_run};
 use crate::request::{Body, Response};
 use futures::StreamExt;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Status, StatusDetails, Time as MetaTime};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    DeleteOptions, Status, StatusDetails, Time as MetaTime,
+};
 use kinds::Object;
 use meta::{ApiError, Reason, Time};
 use std::sync::Arc;
@@ -25,8 +27,9 @@ const DELETE_ATTEMPTS: usize = 64;
 const COLLECTION_CONCURRENCY: usize = 16;
 
 /// Resources whose delete answers with the object (upstream's `ReturnDeletedObject`).
-const RETURNS_OBJECT: [(&str, &str); 16] = [
+const RETURNS_OBJECT: [(&str, &str); 17] = [
     ("", "pods"),
+    ("", "namespaces"),
     ("", "services"),
     ("", "serviceaccounts"),
     ("", "persistentvolumes"),
@@ -64,8 +67,11 @@ enum Step {
 impl Call<'_> {
     async fn options(&self, body: Body) -> Result<DeleteOptions, ApiError> {
         let body = body::read(body).await?;
-        let from_body =
-            if body.is_empty() { None } else { body::delete_options(content_encoding(&self.parts.headers)?, body)? };
+        let from_body = if body.is_empty() {
+            None
+        } else {
+            body::delete_options(content_encoding(&self.parts.headers)?, body)?
+        };
         delete_options(self.query, from_body)
     }
 
@@ -84,15 +90,18 @@ impl Call<'_> {
                 uid: object.meta().uid.clone(),
                 ..StatusDetails::default()
             };
-            let said =
-                Status { status: Some("Success".into()), details: Some(details), ..Status::default() };
+            let said = Status { status: Some("Success".into()), details: Some(details), ..Status::default() };
             return any(self.accepted, code, &said);
         }
         self.respond(code, &deleted.entry)
     }
 
     /// Deletes one object of the collection that the path names.
-    pub(super) async fn delete_named(&self, name: &str, options: &DeleteOptions) -> Result<Deleted, ApiError> {
+    pub(super) async fn delete_named(
+        &self,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, ApiError> {
         self.resources.cache.catch_up().await?;
         let cache = &self.target.cache;
         let mut current = cache.get(self.namespace, name);
@@ -102,7 +111,8 @@ impl Call<'_> {
                 Ok(deleted) => return Ok(deleted),
                 Err(Refused::Api(error)) => return Err(error),
                 Err(Refused::Conflict(found)) => {
-                    let again = |kv| Entry::new(cache.kind, cache.prefix.len(), kv, EventType::Modified, None);
+                    let again =
+                        |kv| Entry::new(cache.kind, cache.prefix.len(), kv, EventType::Modified, None);
                     current = found.as_ref().map(again).transpose()?.map(Arc::new);
                 }
             }
@@ -170,21 +180,34 @@ impl Call<'_> {
         };
         let found = meta.uid.as_deref().unwrap_or("");
         if let Some(uid) = wanted.uid.as_deref().filter(|u| *u != found) {
-            return Err(ApiError::conflict(&about, name, format!(
-                "the UID in the precondition ({uid}) does not match the UID in record ({found}). The object might have been deleted and then recreated"
-            )));
+            return Err(ApiError::conflict(
+                &about,
+                name,
+                format!(
+                    "the UID in the precondition ({uid}) does not match the UID in record ({found}). The object might have been deleted and then recreated"
+                ),
+            ));
         }
         let found = meta.resource_version.as_deref().unwrap_or("");
         if let Some(version) = wanted.resource_version.as_deref().filter(|v| *v != found) {
-            return Err(ApiError::conflict(&about, name, format!(
-                "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({found}). The object might have been modified"
-            )));
+            return Err(ApiError::conflict(
+                &about,
+                name,
+                format!(
+                    "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({found}). The object might have been modified"
+                ),
+            ));
         }
         Ok(())
     }
 
     /// Decides what to do and marks the object (`BeforeDelete`, `updateForGracefulDeletionAndFinalizers`).
-    fn step(&self, object: &mut Object, requested: Option<i64>, options: &DeleteOptions) -> Result<Step, ApiError> {
+    fn step(
+        &self,
+        object: &mut Object,
+        requested: Option<i64>,
+        options: &DeleteOptions,
+    ) -> Result<Step, ApiError> {
         // A negative period counts as one second.
         let requested = requested.map(|s| if s < 0 { 1 } else { s });
         let graceful = match self.target.kind.grace_seconds(object, requested) {

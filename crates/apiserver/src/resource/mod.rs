@@ -154,7 +154,20 @@ impl Resources {
     }
 
     /// Serves a request of a stored resource: `context.info` names verb, resource and subresource.
-    pub async fn handle(&self, context: Context, request: Request) -> Response {
+    pub async fn handle(self: &Arc<Self>, context: Context, request: Request) -> Response {
+        // A service's addresses are given back when its write fails. A client that hangs up must not make a write
+        // look failed that is under way, so such a request is carried to its end.
+        let allocates = context.info.resource == "services"
+            && !matches!(context.info.verb.as_str(), "get" | "list" | "watch");
+        if !allocates {
+            return self.answer(context, request).await;
+        }
+        let resources = self.clone();
+        let carried = tokio::spawn(async move { resources.answer(context, request).await }).await;
+        carried.unwrap_or_else(|e| failure(&Accepted::JSON, &ApiError::internal(e)))
+    }
+
+    async fn answer(&self, context: Context, request: Request) -> Response {
         let (parts, body) = request.into_parts();
         let query = Query::of(&parts.uri);
         let accepted = match accepted(&parts.headers, query.flag("pretty")) {
@@ -164,7 +177,9 @@ impl Resources {
         let info = &context.info;
         if info.group.is_empty() && info.resource == "bindings" && info.verb == "create" {
             return match self.target("", "v1", "pods") {
-                Some(pods) => self.call(pods, &context, &parts, &query, &accepted, "binding").binding(body).await,
+                Some(pods) => {
+                    self.call(pods, &context, &parts, &query, &accepted, "binding").binding(body).await
+                }
                 None => Err(ApiError::page_not_found()),
             }
             .unwrap_or_else(|e| failure(&accepted, &e));

@@ -6,11 +6,11 @@ use crate::cache::Entry;
 use crate::negotiate::unsupported_media_type;
 use crate::options::WriteOptions;
 use crate::request::{Body, Response};
+use ::patch::FieldSet;
 use bytes::Bytes;
 use http::{HeaderMap, header};
 use kinds::Object;
 use meta::{ApiError, FieldError, GroupVersionKind, Path};
-use ::patch::FieldSet;
 use serde_json::Value;
 use std::sync::LazyLock;
 
@@ -57,8 +57,10 @@ fn patched(kind: PatchType, definition: &str, mut doc: Value, patch: &[u8]) -> R
             patch::merge_patch(&mut doc, &patch);
         }
         PatchType::Strategic | PatchType::Apply => {
-            let patch: Value = serde_json::from_slice(patch).map_err(|e| ApiError::bad_request(e.to_string()))?;
-            let ty = schema::lookup(definition).ok_or_else(|| ApiError::internal(format!("{definition} has no schema")))?;
+            let patch: Value =
+                serde_json::from_slice(patch).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            let ty = schema::lookup(definition)
+                .ok_or_else(|| ApiError::internal(format!("{definition} has no schema")))?;
             doc = patch::strategic_merge(&doc, &patch, ty)?;
         }
     }
@@ -69,7 +71,12 @@ fn patched(kind: PatchType, definition: &str, mut doc: Value, patch: &[u8]) -> R
 ///
 /// # Errors
 /// As of the patch.
-pub(super) fn patch_plain(kind: PatchType, definition: &str, doc: Value, patch: &Bytes) -> Result<Value, ApiError> {
+pub(super) fn patch_plain(
+    kind: PatchType,
+    definition: &str,
+    doc: Value,
+    patch: &Bytes,
+) -> Result<Value, ApiError> {
     if kind == PatchType::Apply {
         let json = body::yaml_to_json(patch)?;
         return patched(PatchType::Merge, definition, doc, &json);
@@ -119,7 +126,9 @@ impl Call<'_> {
         let mut new = target
             .decode(&json)
             .map_err(|e| invalid_patch(&json, super::adapt::decode_error(target.info(), &json, &e)))?;
-        body::check_strict(target, &json, options.field_validation, &self.warnings, |why| invalid_patch(&json, why))?;
+        body::check_strict(target, &json, options.field_validation, &self.warnings, |why| {
+            invalid_patch(&json, why)
+        })?;
         target.default(&mut new);
         self.check_patched(&mut new)?;
         self.manage_fields(Some(old), &mut new, options.manager(&self.context.agent));
@@ -134,7 +143,8 @@ impl Call<'_> {
 
 impl Call<'_> {
     fn field_write<'b>(&'b self, manager: &'b str, api_version: &'b str) -> patch::managed::Write<'b> {
-        let has_status = self.target.info.subresources.iter().any(|s| s.form == kinds::SubresourceForm::Status);
+        let has_status =
+            self.target.info.subresources.iter().any(|s| s.form == kinds::SubresourceForm::Status);
         patch::managed::Write {
             manager,
             api_version,
@@ -157,7 +167,12 @@ impl Call<'_> {
         let api_version = self.target.info.gvk.api_version();
         let mut tree = new.to_value();
         let before = old.map(|o| o.to_value());
-        patch::managed::update(before.as_ref(), &mut tree, self.shape(), &self.field_write(manager, &api_version));
+        patch::managed::update(
+            before.as_ref(),
+            &mut tree,
+            self.shape(),
+            &self.field_write(manager, &api_version),
+        );
         let fields = tree.pointer_mut("/metadata/managedFields").map(Value::take);
         new.meta_mut().managed_fields = fields.and_then(|f| serde_json::from_value(f).ok());
     }
@@ -168,7 +183,12 @@ impl Call<'_> {
         serde_json::from_slice(&json).map_err(|e| ApiError::bad_request(format!("error decoding YAML: {e}")))
     }
 
-    fn apply(&self, entry: Option<&Entry>, config: &Value, options: &WriteOptions) -> Result<Object, ApiError> {
+    fn apply(
+        &self,
+        entry: Option<&Entry>,
+        config: &Value,
+        options: &WriteOptions,
+    ) -> Result<Object, ApiError> {
         let live = entry.map(|e| serde_json::from_slice::<Value>(&self.target.json(e))).transpose();
         let live = live.map_err(ApiError::internal)?;
         let api_version = self.target.info.gvk.api_version();

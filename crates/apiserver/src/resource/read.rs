@@ -49,7 +49,9 @@ impl Call<'_> {
             match fields.pinned("metadata.name") {
                 Some(name) if name == self.name => {}
                 Some(_) => {
-                    return Err(ApiError::bad_request("fieldSelector metadata.name doesn't match requested name"));
+                    return Err(ApiError::bad_request(
+                        "fieldSelector metadata.name doesn't match requested name",
+                    ));
                 }
                 None if fields.is_everything() => {
                     let term = meta::selector::FieldTerm {
@@ -60,7 +62,9 @@ impl Call<'_> {
                     fields = FieldSelector { terms: vec![term] };
                 }
                 None => {
-                    return Err(ApiError::bad_request("fieldSelector metadata.name doesn't match requested name"));
+                    return Err(ApiError::bad_request(
+                        "fieldSelector metadata.name doesn't match requested name",
+                    ));
                 }
             }
         }
@@ -94,7 +98,10 @@ impl Call<'_> {
         let whole = match (self.accepted.shape, self.accepted.encoding) {
             (Shape::Whole, Encoding::Json) if !self.accepted.pretty && !self.target.is_view() => {
                 let api_version = gvk.api_version();
-                let head = format!(r#"{{"kind":"{}List","apiVersion":"{api_version}","metadata":{meta},"items":["#, gvk.kind);
+                let head = format!(
+                    r#"{{"kind":"{}List","apiVersion":"{api_version}","metadata":{meta},"items":["#,
+                    gvk.kind
+                );
                 return Ok(self.stream_list(ListBody::new(head, page.entries)));
             }
             (Shape::Whole, Encoding::Protobuf) if !self.target.is_view() => {
@@ -107,8 +114,12 @@ impl Call<'_> {
             }
             (Shape::Whole, _) => {
                 let mut out = BytesMut::from(
-                    format!(r#"{{"kind":"{}List","apiVersion":"{}","metadata":{meta},"items":["#, gvk.kind, gvk.api_version())
-                        .as_bytes(),
+                    format!(
+                        r#"{{"kind":"{}List","apiVersion":"{}","metadata":{meta},"items":["#,
+                        gvk.kind,
+                        gvk.api_version()
+                    )
+                    .as_bytes(),
                 );
                 for (i, entry) in page.entries.iter().enumerate() {
                     if i > 0 {
@@ -189,7 +200,14 @@ impl ListBody {
         // Between items a comma, before each `{`; the end is `]}`.
         let items: usize = entries.iter().map(|e| e.json_item_tail().len() + 2).sum();
         let left = head.len() + items + 2 - usize::from(!entries.is_empty());
-        Self { head: Some(head), entries: entries.into_iter(), first: true, ended: false, left_bytes: left as u64, gzip: None }
+        Self {
+            head: Some(head),
+            entries: entries.into_iter(),
+            first: true,
+            ended: false,
+            left_bytes: left as u64,
+            gzip: None,
+        }
     }
 
     fn next_chunk(&mut self) -> Option<BytesMut> {
@@ -220,14 +238,20 @@ impl HttpBody for ListBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         loop {
             let Some(chunk) = this.next_chunk() else {
-                let last = this.gzip.take().map(|g| g.finish().map(|b| Frame::data(b.into())).map_err(Into::into));
+                let last =
+                    this.gzip.take().map(|g| g.finish().map(|b| Frame::data(b.into())).map_err(Into::into));
                 return Poll::Ready(last);
             };
-            let Some(gzip) = &mut this.gzip else { return Poll::Ready(Some(Ok(Frame::data(chunk.freeze())))) };
+            let Some(gzip) = &mut this.gzip else {
+                return Poll::Ready(Some(Ok(Frame::data(chunk.freeze()))));
+            };
             if let Err(error) = gzip.write_all(&chunk) {
                 return Poll::Ready(Some(Err(error.into())));
             }

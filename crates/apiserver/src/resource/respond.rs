@@ -4,7 +4,7 @@ use crate::cache::Entry;
 use crate::negotiate::{Accepted, Encoding, JSON, Shape};
 use crate::request::{Body, BoxError, Response};
 use crate::resource::adapt;
-use crate::table::{IncludeObject, columns, put_partial, put_row};
+use crate::table::{IncludeObject, columns, names_itself, put_partial, put_row};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -47,9 +47,48 @@ pub fn encode(accepted: &Accepted, json: Bytes) -> Result<Bytes, ApiError> {
     })
 }
 
-fn pretty(json: &Bytes) -> Bytes {
-    let Ok(value) = serde_json::from_slice::<serde_json::Value>(json) else { return json.clone() };
-    let mut out = serde_json::to_vec_pretty(&value).unwrap_or_else(|_| json.to_vec());
+/// Compact JSON with line breaks and two spaces a level; the order of fields stays.
+fn pretty(json: &[u8]) -> Bytes {
+    let mut out: Vec<u8> = Vec::with_capacity(json.len() * 2);
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    fn line(out: &mut Vec<u8>, depth: usize) {
+        out.push(b'\n');
+        out.resize(out.len() + 2 * depth, b' ');
+    }
+    for (i, b) in json.iter().copied().enumerate() {
+        if in_string {
+            out.push(b);
+            in_string = escaped || b != b'"';
+            escaped = !escaped && b == b'\\';
+            continue;
+        }
+        let closes = |next: Option<&u8>| matches!(next, Some(b'}' | b']'));
+        match b {
+            b'{' | b'[' => {
+                out.push(b);
+                if !closes(json.get(i + 1)) {
+                    depth += 1;
+                    line(&mut out, depth);
+                }
+            }
+            b'}' | b']' => {
+                if !matches!(i.checked_sub(1).and_then(|p| json.get(p)), Some(b'{' | b'[')) {
+                    depth = depth.saturating_sub(1);
+                    line(&mut out, depth);
+                }
+                out.push(b);
+            }
+            b',' => {
+                out.push(b);
+                line(&mut out, depth);
+            }
+            b':' => out.extend_from_slice(b": "),
+            _ => {
+                in_string = b == b'"';
+                out.push(b);
+            }
+        }
+    }
     out.push(b'\n');
     out.into()
 }
@@ -99,13 +138,16 @@ impl Form<'_> {
     pub fn object(&self, code: u16, entry: &Entry, json: Bytes) -> Result<Response, ApiError> {
         let content_type = self.accepted.encoding.media_type();
         let body = match self.accepted.shape {
-            Shape::Whole if self.accepted.encoding == Encoding::Protobuf && json.as_ptr() == entry.json().as_ptr() => {
+            Shape::Whole
+                if self.accepted.encoding == Encoding::Protobuf && json.as_ptr() == entry.json().as_ptr() =>
+            {
                 let message = entry.proto().ok_or_else(|| ApiError::internal("no protobuf form"))?;
                 schema::proto::wrap(&self.info.gvk.api_version(), &self.info.gvk.kind, message).into()
             }
             Shape::Whole => encode(self.accepted, json)?,
             Shape::Table => {
-                let table = self.table(std::iter::once(entry), &list_meta(entry.revision.0, None, None), true);
+                let table =
+                    self.table(std::iter::once(entry), &list_meta(entry.revision.0, None, None), true);
                 encode(self.accepted, table.into())?
             }
             Shape::Partial => {
@@ -121,7 +163,8 @@ impl Form<'_> {
     pub fn table<'e>(&self, entries: impl Iterator<Item = &'e Entry>, list_meta: &str, head: bool) -> String {
         let mut out = String::with_capacity(4096);
         let version = self.accepted.shape_version;
-        let _ = write!(out, r#"{{"kind":"Table","apiVersion":"meta.k8s.io/{version}","metadata":{list_meta}"#);
+        let _ =
+            write!(out, r#"{{"kind":"Table","apiVersion":"meta.k8s.io/{version}","metadata":{list_meta}"#);
         out.push_str(r#","columnDefinitions":"#);
         if head {
             let _ = write!(out, "{}", columns(self.info));
@@ -133,7 +176,7 @@ impl Form<'_> {
             if i > 0 {
                 out.push(',');
             }
-            put_row(entry, self.include, version, self.now, &mut out);
+            put_row(entry, names_itself(self.info), self.include, version, self.now, &mut out);
         }
         out.push_str("]}");
         out
@@ -174,5 +217,17 @@ pub fn add_warnings(response: &mut Response, warnings: Vec<String>) {
         if let Ok(value) = HeaderValue::from_bytes(text.as_bytes()) {
             response.headers_mut().append(header::WARNING, value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pretty_json_keeps_the_order_and_what_is_in_strings() {
+        let got = pretty(br#"{"b":[1,{"x":"a,{\\\""}],"a":{},"c":[]}"#);
+        let expect = "{\n  \"b\": [\n    1,\n    {\n      \"x\": \"a,{\\\\\\\"\"\n    }\n  ],\n  \"a\": {},\n  \"c\": []\n}\n";
+        assert_eq!(got, expect);
     }
 }

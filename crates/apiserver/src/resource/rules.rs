@@ -4,8 +4,8 @@ use super::admission_hook::Warnings;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time as MetaTime};
 use kinds::{AnyKind, Info, NameRule, Object, Scope};
 use meta::validation::{
-    Messages, name_is_dns_label, name_is_dns_subdomain, name_is_dns1035_label, name_is_path_segment, validate_object_meta,
-    validate_object_meta_update,
+    Messages, name_is_dns_label, name_is_dns_subdomain, name_is_dns1035_label, name_is_path_segment,
+    validate_object_meta, validate_object_meta_update,
 };
 use meta::{ApiError, FieldErrors, ObjectMeta, Path, Time};
 use rand::Rng;
@@ -33,7 +33,10 @@ pub fn generate_name(base: &str) -> String {
     let cut = (0..=base.len().min(max)).rev().find(|i| base.is_char_boundary(*i)).unwrap_or(0);
     let mut name = base[..cut].to_owned();
     let mut random = rand::rng();
-    name.extend((0..NAME_RANDOM_CHARS).map(|_| char::from(NAME_ALPHABET[random.random_range(0..NAME_ALPHABET.len())])));
+    name.extend(
+        (0..NAME_RANDOM_CHARS)
+            .map(|_| char::from(NAME_ALPHABET[random.random_range(0..NAME_ALPHABET.len())])),
+    );
     name
 }
 
@@ -105,7 +108,8 @@ pub fn before_create(kind: &dyn AnyKind, object: &mut Object) -> Result<(), ApiE
     let info = kind.info();
     kind.prepare_create(object);
     let meta = object.meta();
-    let mut errors = validate_object_meta(meta, info.scope == Scope::Namespaced, name_rule(info), &metadata());
+    let mut errors =
+        validate_object_meta(meta, info.scope == Scope::Namespaced, name_rule(info), &metadata());
     errors.extend(kind.validate_create(object));
     invalid(info, object, &errors)
 }
@@ -121,7 +125,12 @@ fn invalid(info: &Info, object: &Object, errors: &FieldErrors) -> Result<(), Api
 ///
 /// # Errors
 /// Invalid, with every field error.
-pub fn before_update(kind: &dyn AnyKind, new: &mut Object, old: &Object, subresource: &str) -> Result<(), ApiError> {
+pub fn before_update(
+    kind: &dyn AnyKind,
+    new: &mut Object,
+    old: &Object,
+    subresource: &str,
+) -> Result<(), ApiError> {
     let info = kind.info();
     new.meta_mut().generation = old.meta().generation;
     new.meta_mut().self_link = None;
@@ -139,7 +148,8 @@ pub fn before_update(kind: &dyn AnyKind, new: &mut Object, old: &Object, subreso
     if before.deletion_grace_period_seconds.is_some() && meta.deletion_grace_period_seconds.is_none() {
         meta.deletion_grace_period_seconds = before.deletion_grace_period_seconds;
     }
-    let mut errors = validate_object_meta(meta, info.scope == Scope::Namespaced, name_rule(info), &metadata());
+    let mut errors =
+        validate_object_meta(meta, info.scope == Scope::Namespaced, name_rule(info), &metadata());
     errors.extend(validate_object_meta_update(meta, before, &metadata()));
     errors.extend(kind.validate_update(new, old, subresource));
     invalid(info, new, &errors)
@@ -153,7 +163,10 @@ mod tests {
     fn generated_names_keep_within_a_label() {
         let name = generate_name("web-");
         assert_eq!(name.len(), 9);
-        assert!(name.starts_with("web-") && name.bytes().skip(4).all(|b| NAME_ALPHABET.contains(&b)), "{name}");
+        assert!(
+            name.starts_with("web-") && name.bytes().skip(4).all(|b| NAME_ALPHABET.contains(&b)),
+            "{name}"
+        );
         assert_eq!(generate_name(&"a".repeat(80)).len(), 63);
     }
 }

@@ -92,7 +92,8 @@ impl Call<'_> {
                 Ok(changed) => return Ok(changed),
                 Err(Refused::Api(error)) => return Err(error),
                 Err(Refused::Conflict(found)) => {
-                    let entry = |kv| Entry::new(cache.kind, cache.prefix.len(), kv, EventType::Modified, None);
+                    let entry =
+                        |kv| Entry::new(cache.kind, cache.prefix.len(), kv, EventType::Modified, None);
                     current = found.as_ref().map(entry).transpose()?.map(Arc::new);
                 }
             }
@@ -109,10 +110,13 @@ impl Call<'_> {
         }
         let mut object = make(None, None)?;
         if let Some(uid) = object.meta().uid.as_deref().filter(|u| !u.is_empty()) {
-            let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+            let why = format!(
+                "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+            );
             return Err(ApiError::conflict(&self.target.gr, self.name, why).into());
         }
         super::rules::wipe_system_fields(object.meta_mut());
+        object.meta_mut().resource_version = None;
         super::rules::ensure_namespace(object.meta_mut(), self.target.info.scope, self.namespace)?;
         self.admit(Operation::Create, self.name, rules.dry_run, None, Some(&mut object)).await?;
         super::rules::dedup_owner_references(object.meta_mut(), true, &self.warnings);
@@ -162,7 +166,11 @@ impl Call<'_> {
             Some(given) if given.parse::<u64>().is_err() => {
                 let path = Path::new("metadata").child("resourceVersion");
                 let why = format!("strconv.ParseUint: parsing {given:?}: invalid syntax");
-                Err(ApiError::invalid(&self.target.info.gvk, self.name, &[FieldError::invalid(&path, given, why)]))
+                Err(ApiError::invalid(
+                    &self.target.info.gvk,
+                    self.name,
+                    &[FieldError::invalid(&path, given, why)],
+                ))
             }
             Some(given) if Some(given) == stored => Ok(()),
             Some(_) => Err(ApiError::modified(&self.target.gr, self.name)),
@@ -197,7 +205,8 @@ impl Call<'_> {
         }
         self.check_resource_version(&mut new, &old)?;
         rules::ensure_namespace(new.meta_mut(), self.target.info.scope, self.namespace)?;
-        let reservation = if how.internal { None } else { Some(self.reserve(&mut new, Some(&old), how.dry_run)?) };
+        let reservation =
+            if how.internal { None } else { Some(self.reserve(&mut new, Some(&old), how.dry_run)?) };
         if !how.internal {
             // A scale is written through the rules of the main resource.
             let subresource = if self.subresource == "scale" { "" } else { self.subresource };
@@ -238,7 +247,12 @@ impl Call<'_> {
     }
 
     /// The last finalizer of an object under deletion is gone: so is the object.
-    async fn delete_emptied(&self, entry: &Arc<Entry>, new: &Object, dry_run: bool) -> Result<Changed, Refused> {
+    async fn delete_emptied(
+        &self,
+        entry: &Arc<Entry>,
+        new: &Object,
+        dry_run: bool,
+    ) -> Result<Changed, Refused> {
         let gone = {
             let kv = store::KeyValue {
                 key: entry.key.clone(),

@@ -58,7 +58,9 @@ impl Call<'_> {
             }
         };
         let renderer = Renderer {
-            target: self.resources.target(&self.target.gvr.group, &self.target.gvr.version, &self.target.gvr.resource)
+            target: self
+                .resources
+                .target(&self.target.gvr.group, &self.target.gvr.version, &self.target.gvr.resource)
                 .cloned()
                 .ok_or_else(ApiError::page_not_found)?,
             accepted: self.accepted.clone(),
@@ -80,7 +82,14 @@ impl Call<'_> {
             seconds => Duration::from_secs(seconds),
         };
         let ends_initial = initial == Some(true) && options.allow_bookmarks;
-        let body = WatchBody::new(cache.clone(), subscription, renderer, timeout, options.allow_bookmarks, ends_initial);
+        let body = WatchBody::new(
+            cache.clone(),
+            subscription,
+            renderer,
+            timeout,
+            options.allow_bookmarks,
+            ends_initial,
+        );
         Ok(response(200, content_type, body.boxed_unsync()))
     }
 }
@@ -98,7 +107,9 @@ struct Renderer {
 impl Renderer {
     /// Whether the cache's own frames are what the client wants.
     fn is_ready_made(&self) -> bool {
-        self.accepted.shape == Shape::Whole && self.accepted.encoding != Encoding::Protobuf && !self.target.is_view()
+        self.accepted.shape == Shape::Whole
+            && self.accepted.encoding != Encoding::Protobuf
+            && !self.target.is_view()
     }
 
     fn put(&mut self, ty: EventType, entry: &Entry, out: &mut BytesMut) {
@@ -117,8 +128,12 @@ impl Renderer {
             (Shape::Whole, _) => self.put_json(ty, &self.target.json(entry), out),
             (Shape::Table, _) => {
                 let meta = respond::list_meta(entry.revision.0, None, None);
-                let form =
-                    Form { accepted: &self.accepted, include: self.include, info: self.target.info, now: (self.now)() };
+                let form = Form {
+                    accepted: &self.accepted,
+                    include: self.include,
+                    info: self.target.info,
+                    now: (self.now)(),
+                };
                 let table = form.table(std::iter::once(entry), &meta, !self.headers_sent);
                 self.headers_sent = true;
                 self.put_json(ty, table.as_bytes(), out);
@@ -148,15 +163,25 @@ impl Renderer {
         let annotations = if ends_initial { INITIAL_EVENTS_END } else { "" };
         let metadata = format!(r#"{{"resourceVersion":"{revision}","creationTimestamp":null{annotations}}}"#);
         let version = self.accepted.shape_version;
-        let partial = format!(r#"{{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/{version}","metadata":{metadata}}}"#);
+        let partial = format!(
+            r#"{{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/{version}","metadata":{metadata}}}"#
+        );
         let json = match self.accepted.shape {
             Shape::Whole => {
                 let gvk = &self.target.info.gvk;
-                format!(r#"{{"kind":"{}","apiVersion":"{}","metadata":{metadata}}}"#, gvk.kind, gvk.api_version())
+                format!(
+                    r#"{{"kind":"{}","apiVersion":"{}","metadata":{metadata}}}"#,
+                    gvk.kind,
+                    gvk.api_version()
+                )
             }
             Shape::Partial => partial,
             Shape::Table => {
-                let head = if self.headers_sent { "null".to_owned() } else { crate::table::columns(self.target.info).to_string() };
+                let head = if self.headers_sent {
+                    "null".to_owned()
+                } else {
+                    crate::table::columns(self.target.info).to_string()
+                };
                 self.headers_sent = true;
                 let cells = vec![serde_json::Value::from(""); self.target.info.columns.len() + 1];
                 let cells = serde_json::Value::from(cells);
@@ -243,7 +268,9 @@ impl WatchBody {
         if self.taken.len() == 0 && self.renderer.is_ready_made() {
             return Some(first.entry.frame(first.ty));
         }
-        let mut out = BytesMut::with_capacity(CHUNK_BYTES.min((self.taken.len() + 1) * (first.entry.json().len() + 256)));
+        let mut out = BytesMut::with_capacity(
+            CHUNK_BYTES.min((self.taken.len() + 1) * (first.entry.json().len() + 256)),
+        );
         self.renderer.put(first.ty, &first.entry, &mut out);
         while out.len() < CHUNK_BYTES {
             let Some(next) = self.taken.next() else { break };
@@ -273,7 +300,10 @@ impl HttpBody for WatchBody {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let ready = |bytes: Bytes| Poll::Ready(Some(Ok(Frame::data(bytes))));
         if let Some(chunk) = this.initial_chunk() {

@@ -72,7 +72,8 @@ fn assign(pod: &mut Pod, binding: &Binding, now: Time) -> Result<(), ApiError> {
     if let Some(labels) = binding.metadata.labels.as_ref().filter(|l| !l.is_empty()) {
         pod.metadata.labels.get_or_insert_default().extend(labels.clone());
     }
-    let scheduled = PodCondition { type_: "PodScheduled".into(), status: "True".into(), ..PodCondition::default() };
+    let scheduled =
+        PodCondition { type_: "PodScheduled".into(), status: "True".into(), ..PodCondition::default() };
     set_condition(pod, scheduled, now);
     Ok(())
 }
@@ -100,10 +101,14 @@ impl Call<'_> {
             let found = pod.metadata.resource_version.as_deref().unwrap_or("");
             if let Some(wanted) = wanted.as_deref().filter(|w| *w != found) {
                 let pods = &self.target.gr;
-                return Err(ApiError::conflict(pods, &name, format!(
-                    "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {found}",
-                    self.target.cache.key(self.namespace, &name)
-                )));
+                return Err(ApiError::conflict(
+                    pods,
+                    &name,
+                    format!(
+                        "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: ResourceVersion in precondition: {wanted}, ResourceVersion in object meta: {found}",
+                        self.target.cache.key(self.namespace, &name)
+                    ),
+                ));
             }
             let mut pod = pod.clone();
             assign(&mut pod, &binding, self.now)?;
@@ -123,6 +128,10 @@ impl Call<'_> {
             now: self.now,
         };
         call.change(&mut make, &UpdateRules { internal: true, uid, ..UpdateRules::of(&options) }).await?;
-        any(self.accepted, 201, &Status { status: Some("Success".into()), code: Some(201), ..Status::default() })
+        any(
+            self.accepted,
+            201,
+            &Status { status: Some("Success".into()), code: Some(201), ..Status::default() },
+        )
     }
 }

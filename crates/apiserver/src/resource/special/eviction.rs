@@ -62,7 +62,10 @@ fn decrement(budget: &mut PodDisruptionBudget, pod: &str, now: meta::Time) -> Re
     let status = budget.status.get_or_insert_default();
     let about = GroupResource::of("policy", "poddisruptionbudget");
     if status.observed_generation.unwrap_or(0) < generation {
-        return Err(too_many(format!("The disruption budget {name} is still being processed by the server."), 10));
+        return Err(too_many(
+            format!("The disruption budget {name} is still being processed by the server."),
+            10,
+        ));
     }
     let allowed = status.disruptions_allowed.unwrap_or(0);
     if allowed < 0 {
@@ -82,7 +85,9 @@ fn decrement(budget: &mut PodDisruptionBudget, pod: &str, now: meta::Time) -> Re
                 c.message
             ),
             _ if healthy <= wanted => {
-                format!("The disruption budget {name} needs {wanted} healthy pods and has {healthy} currently")
+                format!(
+                    "The disruption budget {name} needs {wanted} healthy pods and has {healthy} currently"
+                )
             }
             Some(c) => format!(
                 "The disruption budget {name} does not allow evicting pods currently ({}): {}",
@@ -158,7 +163,11 @@ impl Call<'_> {
             }
         }
         self.evict(&delete).await?;
-        any(self.accepted, 201, &Status { status: Some("Success".into()), code: Some(201), ..Status::default() })
+        any(
+            self.accepted,
+            201,
+            &Status { status: Some("Success".into()), code: Some(201), ..Status::default() },
+        )
     }
 
     async fn use_budget(
@@ -173,7 +182,9 @@ impl Call<'_> {
             preconditions.resource_version.clone_from(&pod.metadata.resource_version);
             return Ok(());
         }
-        let Some(target) = self.resources.target("policy", "v1", "poddisruptionbudgets") else { return Ok(()) };
+        let Some(target) = self.resources.target("policy", "v1", "poddisruptionbudgets") else {
+            return Ok(());
+        };
         let name = budget.metadata.name.clone().unwrap_or_default();
         let call = self.on_main(target, &name);
         let mut make = |old: Option<&Object>, _: Option<&Entry>| {
@@ -197,16 +208,26 @@ impl Call<'_> {
                 let Some(pod) = old.and_then(|o| o.downcast::<Pod>()) else { return Err(self.not_found()) };
                 let about = GroupResource::of("", "Pod");
                 let found = pod.metadata.resource_version.as_deref().unwrap_or("");
-                if let Some(version) = wanted.resource_version.as_deref().filter(|v| !v.is_empty() && *v != found) {
-                    return Err(ApiError::conflict(&about, self.name, format!(
-                        "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({found}). The object might have been modified"
-                    )));
+                if let Some(version) =
+                    wanted.resource_version.as_deref().filter(|v| !v.is_empty() && *v != found)
+                {
+                    return Err(ApiError::conflict(
+                        &about,
+                        self.name,
+                        format!(
+                            "the ResourceVersion in the precondition ({version}) does not match the ResourceVersion in record ({found}). The object might have been modified"
+                        ),
+                    ));
                 }
                 let found = pod.metadata.uid.as_deref().unwrap_or("");
                 if let Some(uid) = wanted.uid.as_deref().filter(|u| !u.is_empty() && *u != found) {
-                    return Err(ApiError::conflict(&about, self.name, format!(
-                        "the UID in the precondition ({uid}) does not match the UID in record ({found}). The object might have been deleted and then recreated"
-                    )));
+                    return Err(ApiError::conflict(
+                        &about,
+                        self.name,
+                        format!(
+                            "the UID in the precondition ({uid}) does not match the UID in record ({found}). The object might have been deleted and then recreated"
+                        ),
+                    ));
                 }
                 let mut pod = pod.clone();
                 let evicted = PodCondition {
@@ -221,7 +242,9 @@ impl Call<'_> {
             };
             let how = UpdateRules { dry_run: false, force_create: false, uid: None, internal: true };
             let changed = call.change(&mut make, &how).await?;
-            if let Some(preconditions) = delete.preconditions.as_mut().filter(|p| p.resource_version.is_some()) {
+            if let Some(preconditions) =
+                delete.preconditions.as_mut().filter(|p| p.resource_version.is_some())
+            {
                 preconditions.resource_version = Some(changed.entry.revision.to_string());
             }
         }

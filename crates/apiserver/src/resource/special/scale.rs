@@ -28,7 +28,10 @@ impl Call<'_> {
                 ..ObjectMeta::default()
             },
             spec: Some(ScaleSpec { replicas: Some(spec) }),
-            status: Some(ScaleStatus { replicas: status, selector: Some(selector).filter(|s| !s.is_empty()) }),
+            status: Some(ScaleStatus {
+                replicas: status,
+                selector: Some(selector).filter(|s| !s.is_empty()),
+            }),
         })
     }
 

@@ -2,8 +2,8 @@
 
 use crate::resource::{Call, Lookup};
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
-use kinds::service::{families, is_headless, needs_cluster_ip, needs_health_check_port, needs_node_ports};
 use kinds::Object;
+use kinds::service::{families, is_headless, needs_cluster_ip, needs_health_check_port, needs_node_ports};
 use meta::{ApiError, FieldError, GroupVersionKind, Path};
 use parking_lot::Mutex;
 use rand::Rng;
@@ -24,7 +24,10 @@ pub struct ServiceConfig {
 
 impl Default for ServiceConfig {
     fn default() -> Self {
-        Self { cluster_ip_ranges: vec![(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 0)), 12)], node_ports: 30000..=32767 }
+        Self {
+            cluster_ip_ranges: vec![(IpAddr::V4(Ipv4Addr::new(10, 96, 0, 0)), 12)],
+            node_ports: 30000..=32767,
+        }
     }
 }
 
@@ -168,7 +171,10 @@ impl Allocator {
 
     fn ip_claim(&self, ip: &str) -> Option<Claim> {
         let ip: IpAddr = ip.parse().ok()?;
-        self.ranges.iter().enumerate().find_map(|(range, r)| r.offset(ip).map(|offset| Claim::Ip { range, offset }))
+        self.ranges
+            .iter()
+            .enumerate()
+            .find_map(|(range, r)| r.offset(ip).map(|offset| Claim::Ip { range, offset }))
     }
 
     fn port_claim(&self, port: i32) -> Option<Claim> {
@@ -311,7 +317,9 @@ impl Work<'_, '_> {
                 "provided port is not in the valid range. The range of valid ports is {}",
                 self.allocator.port_text
             ),
-            Some(claim) if !self.reservation.claim(claim, self.had) => "provided port is already allocated".into(),
+            Some(claim) if !self.reservation.claim(claim, self.had) => {
+                "provided port is already allocated".into()
+            }
             Some(_) => return Ok(()),
         };
         Err(self.invalid(FieldError::invalid(path, port, why)))

@@ -63,12 +63,19 @@ impl Api {
 
     pub async fn with(admission: Arc<dyn Admission>) -> Self {
         let store = store::memory::open();
-        let resources =
-            Resources::start(store.clone(), kinds::ALL, admission, Config::default()).await.expect("an empty store");
+        let resources = Resources::start(store.clone(), kinds::ALL, admission, Config::default())
+            .await
+            .expect("an empty store");
         Self { resources, store }
     }
 
-    pub async fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<bytes::Bytes>) -> Response {
+    pub async fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<bytes::Bytes>,
+    ) -> Response {
         let mut request = http::Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -85,7 +92,11 @@ impl Api {
         let response = self.raw(method, path, &[("content-type", content_type)], body.to_owned()).await;
         let code = response.status().as_u16();
         let bytes = response.into_body().collect().await.expect("a body").to_bytes();
-        (code, serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&bytes))))
+        (
+            code,
+            serde_json::from_slice(&bytes)
+                .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&bytes))),
+        )
     }
 
     pub async fn get(&self, path: &str) -> (u16, Value) {
@@ -124,7 +135,10 @@ pub fn message(answer: &(u16, Value)) -> (u16, &str, &str) {
 
 /// `metadata.resourceVersion` as a number.
 pub fn version(object: &Value) -> u64 {
-    object["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok()).unwrap_or_else(|| panic!("{object}"))
+    object["metadata"]["resourceVersion"]
+        .as_str()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or_else(|| panic!("{object}"))
 }
 
 /// Lines of a watch, as they come.
@@ -156,7 +170,10 @@ impl WatchLines {
         let mut events = Vec::new();
         for (ty, name) in expect {
             let event = self.next().await.expect("an event");
-            assert_eq!((event["type"].as_str(), event["object"]["metadata"]["name"].as_str()), (Some(*ty), Some(*name)));
+            assert_eq!(
+                (event["type"].as_str(), event["object"]["metadata"]["name"].as_str()),
+                (Some(*ty), Some(*name))
+            );
             events.push(event);
         }
         events

@@ -9,7 +9,8 @@ const MAPS: &str = "/api/v1/namespaces/a/configmaps";
 async fn with_maps(n: usize) -> Api {
     let api = Api::new().await;
     for i in 0..n {
-        api.created(MAPS, &json!({"metadata": {"name": format!("m{i}"), "labels": {"i": i.to_string()}}})).await;
+        api.created(MAPS, &json!({"metadata": {"name": format!("m{i}"), "labels": {"i": i.to_string()}}}))
+            .await;
     }
     api
 }
@@ -52,7 +53,8 @@ async fn pages_of_a_list_show_one_state_whatever_is_written() {
 
     let refused = api.get(&format!("{MAPS}?continue=xyz")).await;
     assert_eq!((refused.0, &refused.1["reason"]), (400, &json!("BadRequest")));
-    let (_, exact) = api.get(&format!("{MAPS}?resourceVersion={}&resourceVersionMatch=Exact", version(&first))).await;
+    let (_, exact) =
+        api.get(&format!("{MAPS}?resourceVersion={}&resourceVersionMatch=Exact", version(&first))).await;
     assert_eq!(names(&exact), ["m0", "m1", "m2", "m3", "m4"]);
 }
 

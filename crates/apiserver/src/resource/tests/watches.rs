@@ -42,8 +42,9 @@ async fn what_leaves_a_selection_is_deleted_and_what_enters_is_added() {
     let left = set(json!({"on": "no"})).await;
     set(json!({"on": "yes"})).await;
     api.delete(&format!("{MAPS}/m")).await;
-    let seen =
-        events.expect(&[("ADDED", "m"), ("MODIFIED", "m"), ("DELETED", "m"), ("ADDED", "m"), ("DELETED", "m")]).await;
+    let seen = events
+        .expect(&[("ADDED", "m"), ("MODIFIED", "m"), ("DELETED", "m"), ("ADDED", "m"), ("DELETED", "m")])
+        .await;
     // The last object that was selected, at the version of the change.
     assert_eq!(seen[2]["object"]["metadata"]["labels"], last["metadata"]["labels"]);
     assert_eq!(version(&seen[2]["object"]), version(&left));
@@ -57,7 +58,8 @@ async fn a_watch_goes_on_from_a_version() {
     api.created(MAPS, &json!({"metadata": {"name": "c"}})).await;
     let mut events = watch(&api, &format!("resourceVersion={}", version(&first))).await;
     events.expect(&[("ADDED", "b"), ("ADDED", "c")]).await;
-    let mut named = watch(&api, &format!("resourceVersion={}&fieldSelector=metadata.name%3Dc", version(&first))).await;
+    let mut named =
+        watch(&api, &format!("resourceVersion={}&fieldSelector=metadata.name%3Dc", version(&first))).await;
     named.expect(&[("ADDED", "c")]).await;
 }
 
@@ -66,8 +68,15 @@ async fn a_version_that_is_no_longer_kept_is_expired() {
     let store = store::memory::open();
     let key: store::Key = "/registry/configmaps/a/m".into();
     for i in 0..3 {
-        let value = format!(r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"m","namespace":"a"}},"data":{{"i":"{i}"}}}}"#);
-        let write = store::Write { key: key.clone(), expect: store::Expect::Any, value: Some(value.into()), ttl: None };
+        let value = format!(
+            r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"m","namespace":"a"}},"data":{{"i":"{i}"}}}}"#
+        );
+        let write = store::Write {
+            key: key.clone(),
+            expect: store::Expect::Any,
+            value: Some(value.into()),
+            ttl: None,
+        };
         store::Store::write(&*store, write).await.expect("a write");
     }
     let resources = crate::resource::Resources::start(
@@ -107,7 +116,8 @@ async fn a_quiet_watch_gets_bookmarks_and_ends_at_its_timeout() {
     let made = api.created(MAPS, &json!({"metadata": {"name": "a"}})).await;
     let from = version(&made);
     tokio::time::pause();
-    let mut events = watch(&api, &format!("resourceVersion={from}&allowWatchBookmarks=true&timeoutSeconds=90")).await;
+    let mut events =
+        watch(&api, &format!("resourceVersion={from}&allowWatchBookmarks=true&timeoutSeconds=90")).await;
     let mut marks = 0;
     while let Some(event) = events.next().await {
         assert_eq!((event["type"].as_str(), version(&event["object"])), (Some("BOOKMARK"), from));

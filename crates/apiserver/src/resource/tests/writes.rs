@@ -52,13 +52,16 @@ async fn names_are_generated() {
 #[tokio::test]
 async fn field_validation_refuses_warns_or_ignores() {
     let api = Api::new().await;
-    let body = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "dta": {}}).to_string();
+    let body =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "dta": {}}).to_string();
     let strict = api.send("POST", &format!("{MAPS}?fieldValidation=Strict"), JSON, &body).await;
     let why = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: strict decoding error: unknown field \"dta\"";
     assert_eq!(message(&strict), (400, "BadRequest", why));
-    let response = api.raw("POST", &format!("{MAPS}?dryRun=All"), &[("content-type", JSON)], body.clone()).await;
+    let response =
+        api.raw("POST", &format!("{MAPS}?dryRun=All"), &[("content-type", JSON)], body.clone()).await;
     assert_eq!(response.headers()["warning"], "299 - \"unknown field \\\"dta\\\"\"");
-    let ignored = api.raw("POST", &format!("{MAPS}?fieldValidation=Ignore"), &[("content-type", JSON)], body).await;
+    let ignored =
+        api.raw("POST", &format!("{MAPS}?fieldValidation=Ignore"), &[("content-type", JSON)], body).await;
     assert_eq!((ignored.status().as_u16(), ignored.headers().get("warning")), (201, None));
 }
 
@@ -120,10 +123,18 @@ async fn what_the_server_set_cannot_be_changed() {
     let patch = json!({"metadata": {"creationTimestamp": "2001-01-01T00:00:00Z", "deletionTimestamp": "2001-01-01T00:00:00Z"}});
     let (code, patched) = api.merge(&format!("{MAPS}/m"), &patch).await;
     assert_eq!(code, 422, "{patched}");
-    let (_, patched) = api.merge(&format!("{MAPS}/m"), &json!({"metadata": {"creationTimestamp": null}})).await;
+    let (_, patched) =
+        api.merge(&format!("{MAPS}/m"), &json!({"metadata": {"creationTimestamp": null}})).await;
     assert_eq!(patched["metadata"]["creationTimestamp"], made["metadata"]["creationTimestamp"]);
     let refused = api.merge(&format!("{MAPS}/m"), &json!({"metadata": {"uid": "x"}})).await;
-    assert_eq!(message(&refused), (422, "Invalid", "ConfigMap \"m\" is invalid: metadata.uid: Invalid value: \"x\": field is immutable"));
+    assert_eq!(
+        message(&refused),
+        (
+            422,
+            "Invalid",
+            "ConfigMap \"m\" is invalid: metadata.uid: Invalid value: \"x\": field is immutable"
+        )
+    );
 }
 
 #[tokio::test]
@@ -137,7 +148,8 @@ async fn patches_of_all_kinds() {
     };
     check("application/merge-patch+json", r#"{"data":{"a":"1"}}"#, json!({"k": "v", "a": "1"})).await;
     check("application/json-patch+json", r#"[{"op":"remove","path":"/data/a"}]"#, json!({"k": "v"})).await;
-    check("application/strategic-merge-patch+json", r#"{"data":{"b":"2"}}"#, json!({"k": "v", "b": "2"})).await;
+    check("application/strategic-merge-patch+json", r#"{"data":{"b":"2"}}"#, json!({"k": "v", "b": "2"}))
+        .await;
     let (code, applied) = api
         .send(
             "PATCH",
@@ -161,7 +173,9 @@ async fn concurrent_patches_all_arrive() {
     let tasks: Vec<_> = (0..16)
         .map(|i| {
             let api = api.clone();
-            tokio::spawn(async move { api.merge(&format!("{MAPS}/m"), &json!({"data": {format!("k{i}"): "v"}})).await })
+            tokio::spawn(async move {
+                api.merge(&format!("{MAPS}/m"), &json!({"data": {format!("k{i}"): "v"}})).await
+            })
         })
         .collect();
     for task in tasks {
@@ -176,15 +190,23 @@ async fn concurrent_patches_all_arrive() {
 async fn delete_checks_preconditions() {
     let api = Api::new().await;
     let made = api.created(MAPS, &map("m")).await;
-    let delete = async |options: Value| api.send("DELETE", &format!("{MAPS}/m"), JSON, &options.to_string()).await;
+    let delete =
+        async |options: Value| api.send("DELETE", &format!("{MAPS}/m"), JSON, &options.to_string()).await;
     let refused = delete(json!({"preconditions": {"uid": "x"}})).await;
     assert_eq!(refused.0, 409);
-    assert!(message(&refused).2.starts_with("Operation cannot be fulfilled on ConfigMap \"m\": the UID in the precondition (x)"));
+    assert!(
+        message(&refused)
+            .2
+            .starts_with("Operation cannot be fulfilled on ConfigMap \"m\": the UID in the precondition (x)")
+    );
     assert_eq!(delete(json!({"preconditions": {"resourceVersion": "1"}})).await.0, 409);
     let bad = delete(json!({"propagationPolicy": "Sideways"})).await;
     assert_eq!(bad.0, 422, "{}", bad.1);
     let (code, gone) = delete(json!({"preconditions": {"uid": made["metadata"]["uid"]}})).await;
-    assert_eq!((code, &gone["status"], &gone["details"]["kind"]), (200, &json!("Success"), &json!("configmaps")));
+    assert_eq!(
+        (code, &gone["status"], &gone["details"]["kind"]),
+        (200, &json!("Success"), &json!("configmaps"))
+    );
     assert_eq!(delete(json!({})).await.0, 404);
 }
 
@@ -198,7 +220,9 @@ async fn finalizers_keep_an_object_until_the_last_is_gone() {
     let (code, marked) = api.delete(&path).await;
     assert_eq!(code, 200);
     assert!(marked["metadata"]["deletionTimestamp"].is_string(), "{marked}");
-    let refused = api.merge(&path, &json!({"metadata": {"finalizers": ["example.com/hold", "example.com/more"]}})).await;
+    let refused = api
+        .merge(&path, &json!({"metadata": {"finalizers": ["example.com/hold", "example.com/more"]}}))
+        .await;
     assert_eq!(refused.0, 422);
     let (_, again) = api.delete(&path).await;
     assert_eq!(again["metadata"]["resourceVersion"], marked["metadata"]["resourceVersion"]);
@@ -290,7 +314,10 @@ async fn events_are_served_in_both_groups() {
     });
     api.created("/api/v1/namespaces/a/events", &core).await;
     let (code, newer) = api.get("/apis/events.k8s.io/v1/namespaces/a/events/e").await;
-    assert_eq!((code, &newer["apiVersion"], &newer["note"]), (200, &json!("events.k8s.io/v1"), &json!("it began")));
+    assert_eq!(
+        (code, &newer["apiVersion"], &newer["note"]),
+        (200, &json!("events.k8s.io/v1"), &json!("it began"))
+    );
     assert_eq!(newer["regarding"]["name"], "p");
     let (_, list) = api.get("/apis/events.k8s.io/v1/events?fieldSelector=regarding.name%3Dp").await;
     assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "{list}");
