@@ -31,8 +31,11 @@ impl From<Error> for ApiError {
         match error {
             Error::BadPatch(_) => Self::bad_request(message),
             Error::TooManyOperations { .. } => Self::new(Reason::RequestEntityTooLarge, message),
-            Error::DoesNotApply(_) => Self::new(Reason::Invalid, message),
-            Error::Typed(_) => Self::new(Reason::InternalError, message),
+            // Upstream keeps the reason to itself here.
+            Error::DoesNotApply(_) => {
+                Self::new(Reason::Invalid, "the server rejected our request due to an error in our request")
+            }
+            Error::Typed(_) => Self::new(Reason::Unknown(500), message),
             Error::Conflicts(conflicts) => {
                 let causes = conflicts.0.iter().map(Conflict::cause).collect();
                 let mut refusal = Self::new(Reason::Conflict, message);

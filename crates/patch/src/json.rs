@@ -1,7 +1,9 @@
 //! JSON patch (RFC 6902) and merge patch (RFC 7386).
+//!
+//! JSON patch follows the library upstream uses, which is laxer than the RFC: `replace` sets a key that is not there,
+//! `copy` and `move` of such a key carry null, indices may count from the end.
 
 use crate::Error;
-use json_patch::{Patch, PatchErrorKind, PatchOperation};
 use serde_json::Value;
 
 /// A JSON patch may have at most this many operations (upstream's `maxJSONPatchOperations`).
@@ -12,58 +14,195 @@ pub const MAX_JSON_PATCH_OPERATIONS: usize = 10_000;
 /// # Errors
 /// A body that is no JSON patch, too many operations, an operation that does not apply.
 pub fn json_patch(doc: &mut Value, patch: &[u8]) -> Result<(), Error> {
-    let operations: Vec<Value> = serde_json::from_slice(patch).map_err(|e| Error::BadPatch(e.to_string()))?;
+    let operations: Vec<serde_json::Map<String, Value>> =
+        serde_json::from_slice(patch).map_err(|e| Error::BadPatch(e.to_string()))?;
     if operations.len() > MAX_JSON_PATCH_OPERATIONS {
         return Err(Error::TooManyOperations { max: MAX_JSON_PATCH_OPERATIONS, got: operations.len() });
     }
-    let mut parsed = Vec::with_capacity(operations.len());
-    for operation in operations {
-        let kind = operation["op"].as_str().unwrap_or("unknown").to_owned();
-        let operation: PatchOperation = serde_json::from_value(operation)
-            .map_err(|e| Error::DoesNotApply(format!("Unexpected kind: {kind}: {e}")))?;
-        parsed.push(operation);
+    let mut patched = doc.clone();
+    for mut operation in operations {
+        let text = |name: &str| operation.get(name).and_then(Value::as_str).map(str::to_owned);
+        let (kind, path, from) =
+            (text("op").unwrap_or_else(|| "unknown".to_owned()), text("path"), text("from"));
+        let value = operation.remove("value").unwrap_or_default();
+        step(&mut patched, &kind, path, from, value).map_err(Error::DoesNotApply)?;
     }
-    let patch = Patch(parsed);
-    json_patch::patch(doc, &patch).map_err(|error| {
-        let operation = &patch.0[error.operation.min(patch.0.len().saturating_sub(1))];
-        Error::DoesNotApply(explain(operation, &error.kind))
-    })
+    *doc = patched;
+    Ok(())
 }
 
-/// The words of the library upstream uses, by operation and what is wrong.
-fn explain(operation: &PatchOperation, kind: &PatchErrorKind) -> String {
-    let path = operation.path();
-    match (operation, kind) {
-        (PatchOperation::Test(_), PatchErrorKind::TestFailed) => {
-            format!("testing value {path} failed: test failed")
+fn step(
+    doc: &mut Value,
+    kind: &str,
+    path: Option<String>,
+    from: Option<String>,
+    value: Value,
+) -> Result<(), String> {
+    let no_path = || {
+        let why =
+            if matches!(kind, "add" | "remove" | "copy") { "" } else { "operation missing path field: " };
+        format!("{kind} operation failed to decode path: {why}missing value")
+    };
+    let no_from =
+        || format!("{kind} operation failed to decode from: operation, missing from field: missing value");
+    match kind {
+        "add" => {
+            let path = path.ok_or_else(no_path)?;
+            let (parent, key) = find(doc, &path).ok_or_else(|| {
+                format!("add operation does not apply: doc is missing path: \"{path}\": missing value")
+            })?;
+            add(parent, &key, value).map_err(|e| format!("error in add for path: '{path}': {e}"))
         }
-        (PatchOperation::Test(_), _) => {
-            format!("test operation does not apply: is missing path: {path}: missing value")
+        "remove" => {
+            let path = path.ok_or_else(no_path)?;
+            let (parent, key) = find(doc, &path).ok_or_else(|| {
+                format!("remove operation does not apply: doc is missing path: \"{path}\": missing value")
+            })?;
+            remove(parent, &key).map_err(|e| format!("error in remove for path: '{path}': {e}"))
         }
-        (PatchOperation::Add(_), _) => {
-            format!("add operation does not apply: doc is missing path: \"{path}\": missing value")
+        "replace" => {
+            let path = path.ok_or_else(no_path)?;
+            if path.is_empty() {
+                if !value.is_object() && !value.is_array() {
+                    return Err("replace operation value must be object or array: %!w(<nil>)".to_owned());
+                }
+                *doc = value;
+                return Ok(());
+            }
+            let missing = |what: &str| {
+                format!("replace operation does not apply: doc is missing {what}: {path}: missing value")
+            };
+            let (parent, key) = find(doc, &path).ok_or_else(|| missing("path"))?;
+            get(parent, &key).map_err(|_| missing("key"))?;
+            set(parent, &key, value);
+            Ok(())
         }
-        (PatchOperation::Remove(_), _) => {
-            let key = path.as_str().rsplit('/').next().unwrap_or_default();
-            format!(
-                "error in remove for path: '{path}': Unable to remove nonexistent key: {key}: missing value"
-            )
+        "move" => {
+            let from = from.ok_or_else(no_from)?;
+            let (parent, key) = find(doc, &from).ok_or_else(|| {
+                format!("move operation does not apply: doc is missing from path: {from}: missing value")
+            })?;
+            let in_move = |e: String| format!("error in move for path: '{key}': {e}");
+            let moved = get(parent, &key).map_err(in_move)?.cloned().unwrap_or_default();
+            remove(parent, &key).map_err(in_move)?;
+            let path = path.ok_or_else(no_path)?;
+            let (parent, key) = find(doc, &path).ok_or_else(|| {
+                format!(
+                    "move operation does not apply: doc is missing destination path: {path}: missing value"
+                )
+            })?;
+            add(parent, &key, moved).map_err(|e| format!("error in move for path: '{path}': {e}"))
         }
-        (PatchOperation::Replace(_), _) => {
-            format!("replace operation does not apply: doc is missing key: {path}: missing value")
+        "copy" => {
+            let from = from.ok_or_else(no_from)?;
+            let (parent, key) = find(doc, &from).ok_or_else(|| {
+                format!("copy operation does not apply: doc is missing from path: {from}: missing value")
+            })?;
+            let copied = get(parent, &key).map_err(|e| format!("error in copy for from: '{from}': {e}"))?;
+            let copied = copied.cloned().unwrap_or_default();
+            let path = path.ok_or_else(no_path)?;
+            let (parent, key) = find(doc, &path).ok_or_else(|| {
+                format!(
+                    "copy operation does not apply: doc is missing destination path: {path}: missing value"
+                )
+            })?;
+            add(parent, &key, copied).map_err(|e| format!("error while adding value during copy: {e}"))
         }
-        (PatchOperation::Move(op), PatchErrorKind::InvalidFromPointer) => {
-            format!("move operation does not apply: doc is missing from path: {}: missing value", op.from)
+        "test" => {
+            let path = path.ok_or_else(no_path)?;
+            let failed = || format!("testing value {path} failed: test failed");
+            if path.is_empty() {
+                return if *doc == value { Ok(()) } else { Err(failed()) };
+            }
+            let (parent, key) = find(doc, &path).ok_or_else(|| {
+                format!("test operation does not apply: is missing path: {path}: missing value")
+            })?;
+            let found = get(parent, &key).map_err(|e| format!("error in test for path: '{path}': {e}"))?;
+            if found.unwrap_or(&Value::Null) == &value { Ok(()) } else { Err(failed()) }
         }
-        (PatchOperation::Move(_), _) => {
-            format!("move operation does not apply: doc is missing destination path: {path}: missing value")
+        other => Err(format!("Unexpected kind: {other}")),
+    }
+}
+
+/// The object or array a pointer's last token is a key of, and that token.
+fn find<'d>(doc: &'d mut Value, pointer: &str) -> Option<(&'d mut Value, String)> {
+    let mut tokens = pointer.split('/').skip(1).map(|token| token.replace("~1", "/").replace("~0", "~"));
+    let mut key = tokens.next()?;
+    let mut at = doc;
+    for next in tokens {
+        at = match at {
+            Value::Object(map) => map.get_mut(&key)?,
+            Value::Array(items) => {
+                let index = position(&key, items.len(), items.len()).ok()?;
+                &mut items[index]
+            }
+            _ => return None,
+        };
+        key = next;
+    }
+    (at.is_object() || at.is_array()).then_some((at, key))
+}
+
+/// An index below `bound`, given from the front or, negative, from the end.
+fn position(key: &str, length: usize, bound: usize) -> Result<usize, String> {
+    let index: i64 = key.parse().map_err(|_| format!("strconv.Atoi: parsing {key:?}: invalid syntax"))?;
+    let from_front = if index < 0 { index + length as i64 } else { index };
+    match usize::try_from(from_front) {
+        Ok(position) if position < bound => Ok(position),
+        _ => Err(format!("Unable to access invalid index: {index}: invalid index referenced")),
+    }
+}
+
+fn get<'d>(parent: &'d Value, key: &str) -> Result<Option<&'d Value>, String> {
+    match parent {
+        Value::Array(items) => position(key, items.len(), items.len()).map(|index| items.get(index)),
+        other => Ok(other.get(key)),
+    }
+}
+
+/// Sets a key, or an index that [`get`] has found.
+fn set(parent: &mut Value, key: &str, value: Value) {
+    match parent {
+        Value::Array(items) => {
+            let index = position(key, items.len(), items.len());
+            if let Some(item) = index.ok().and_then(|index| items.get_mut(index)) {
+                *item = value;
+            }
         }
-        (PatchOperation::Copy(op), PatchErrorKind::InvalidFromPointer) => {
-            format!("copy operation does not apply: doc is missing from path: {}: missing value", op.from)
+        other => other[key] = value,
+    }
+}
+
+fn add(parent: &mut Value, key: &str, value: Value) -> Result<(), String> {
+    match parent {
+        Value::Array(items) if key == "-" => items.push(value),
+        Value::Array(items) => {
+            let places = items.len() + 1;
+            let index = match key.parse::<i64>() {
+                Ok(_) => position(key, places, places)?,
+                Err(_) => {
+                    let why = format!("strconv.Atoi: parsing {key:?}: invalid syntax");
+                    return Err(format!("value was not a proper array index: '{key}': {why}"));
+                }
+            };
+            items.insert(index, value);
         }
-        (PatchOperation::Copy(_), _) => {
-            format!("copy operation does not apply: doc is missing destination path: {path}: missing value")
+        other => other[key] = value,
+    }
+    Ok(())
+}
+
+fn remove(parent: &mut Value, key: &str) -> Result<(), String> {
+    match parent {
+        Value::Array(items) => {
+            let index = position(key, items.len(), items.len())?;
+            items.remove(index);
+            Ok(())
         }
+        other => match other.as_object_mut().and_then(|map| map.remove(key)) {
+            Some(_) => Ok(()),
+            None => Err(format!("Unable to remove nonexistent key: {key}: missing value")),
+        },
     }
 }
 
@@ -95,8 +234,27 @@ mod tests {
             ),
             (
                 r#"[{"op":"replace","path":"/spec/x","value":9}]"#,
-                Err("replace operation does not apply: doc is missing key: /spec/x: missing value"),
+                Err("replace operation does not apply: doc is missing path: /spec/x: missing value"),
             ),
+            (
+                r#"[{"op":"replace","path":"/metadata/labels/new","value":"9"},{"op":"remove","path":"/list/-1"}]"#,
+                Ok(json!({"metadata": {"labels": {"a": "1", "new": "9"}}, "list": [1]})),
+            ),
+            (
+                r#"[{"op":"move","from":"/metadata/labels/a","path":"/metadata/labels/x~1y"}]"#,
+                Ok(json!({"metadata": {"labels": {"x/y": "1"}}, "list": [1, 2]})),
+            ),
+            (
+                r#"[{"op":"copy","from":"/list/0","path":"/list/-"}]"#,
+                Ok(json!({"metadata": {"labels": {"a": "1"}}, "list": [1, 2, 1]})),
+            ),
+            (
+                r#"[{"op":"add","path":"/list/7","value":1}]"#,
+                Err(
+                    "error in add for path: '/list/7': Unable to access invalid index: 7: invalid index referenced",
+                ),
+            ),
+            (r#"[{"op":"swap","path":"/list/7"}]"#, Err("Unexpected kind: swap")),
             (
                 r#"[{"op":"remove","path":"/metadata/labels/z"}]"#,
                 Err(

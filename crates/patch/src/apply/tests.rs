@@ -63,6 +63,19 @@ fn list_items_merge_by_key_and_go_by_owner() {
 }
 
 #[test]
+fn keys_left_out_have_their_defaults() {
+    let spec = json!({"template": {"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 80}]}]}}});
+    let mut live = applied(None, spec.clone(), "me", 0);
+    live["spec"]["template"]["spec"]["containers"][0]["ports"][0]["protocol"] = json!("TCP");
+    let again = applied(Some(&live), spec, "me", 1);
+    let ports = &again["spec"]["template"]["spec"]["containers"][0]["ports"];
+    assert_eq!(ports, &json!([{"containerPort": 80, "protocol": "TCP"}]));
+    let without = json!({"template": {"spec": {"containers": [{"name": "a"}]}}});
+    let gone = applied(Some(&again), without, "me", 2);
+    assert!(gone["spec"]["template"]["spec"]["containers"][0].get("ports").is_none_or(|p| p == &json!([])));
+}
+
+#[test]
 fn conflicts_name_managers_and_fields() {
     let mut live = config(json!({"replicas": 3, "paused": true}));
     let write = Write { manager: "kubectl", ..request("x", false, 0).write };

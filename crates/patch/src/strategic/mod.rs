@@ -182,7 +182,7 @@ fn element_orders(
         let (below, strategy) = meta.lookup(&key)?;
         let merge_key = strategy.merge_key.unwrap_or_default();
         validate_order(change.as_deref().unwrap_or_default(), &order, merge_key)?;
-        let server_order = before.clone().unwrap_or_default();
+        let server_order = server_order(before.as_deref().unwrap_or_default(), change.as_deref(), merge_key);
         let merged = match (before, change) {
             (Some(before), None) => before,
             (None, Some(change)) => change.into_iter().filter_map(without_directives).collect(),
@@ -194,6 +194,36 @@ fn element_orders(
         original.insert(key, Value::Array(merged));
     }
     Ok(())
+}
+
+/// The live order that server-only items are placed by.
+///
+/// Upstream merges in place, so that the list it reads the order from already has lost the deleted items and has new
+/// ones in the places that became free; where items stand in the result follows from that.
+fn server_order(before: &[Value], change: Option<&[Value]>, merge_key: &str) -> Vec<Value> {
+    let mut order = before.to_vec();
+    let change = change.unwrap_or_default();
+    let directive = |item: &Value| item.get(DIRECTIVE).and_then(Value::as_str).map(str::to_owned);
+    if merge_key.is_empty() || change.iter().any(|item| directive(item).as_deref() == Some("replace")) {
+        return order;
+    }
+    let mut length = order.len();
+    for key in change.iter().filter(|item| directive(item).is_some()).filter_map(|item| item.get(merge_key)) {
+        while let Some(index) = find_by_key(&order[..length], merge_key, key) {
+            for place in index..length - 1 {
+                order[place] = order[place + 1].clone();
+            }
+            length -= 1;
+        }
+    }
+    for item in change.iter().filter(|item| directive(item).is_none()) {
+        let Some(key) = item.get(merge_key) else { continue };
+        if length < order.len() && find_by_key(&order[..length], merge_key, key).is_none() {
+            order[length] = item.clone();
+            length += 1;
+        }
+    }
+    order
 }
 
 fn merge_field_lists(

@@ -61,6 +61,15 @@ fn the_order_directive_orders() {
 }
 
 #[test]
+fn a_renamed_item_stands_where_upstream_puts_it() {
+    let doc = pod(json!([{"name": "c"}, {"name": "a"}, {"name": "d"}]));
+    let patch = json!({"spec": {
+        "$setElementOrder/containers": [{"name": "e"}, {"name": "a"}],
+        "containers": [{"name": "e"}, {"name": "d", "$patch": "delete"}]}});
+    check(&doc, &patch, Ok(pod(json!([{"name": "c"}, {"name": "e"}, {"name": "a"}]))));
+}
+
+#[test]
 fn scalar_lists_merge_and_lose_items() {
     let doc = pod(json!([]));
     let with = |finalizers: Value| {
