@@ -24,6 +24,8 @@ const RESYNC: Duration = Duration::from_secs(60);
 const RUNTIME_RETRY: Duration = Duration::from_secs(1);
 /// A container that was running when the kubelet started is probed at a random moment of its period.
 const RESTART_JITTER: Duration = Duration::from_secs(10);
+/// Contents of volumes that could not be brought up to date are tried again after this time.
+const REFRESH_RETRY_SECONDS: i64 = 60;
 /// Dead containers kept for each container, beside the newest.
 const KEPT_DEAD: usize = 1;
 
@@ -110,7 +112,11 @@ struct Actor {
     mounted: bool,
     first_seen: Instant,
     was_running: bool,
+    /// The labels and annotations that volumes show.
+    shown: Option<(Strings, Strings)>,
 }
+
+type Strings = Option<std::collections::BTreeMap<String, String>>;
 
 impl Actor {
     fn new(
@@ -142,6 +148,7 @@ impl Actor {
             mounted: false,
             first_seen: Instant::now(),
             was_running: false,
+            shown: None,
         }
     }
 
@@ -156,6 +163,11 @@ impl Actor {
             };
             if plan.finished {
                 break;
+            }
+            if !self.mounted && !plan.terminating && observed.has_running_container() {
+                // the kubelet was started anew: the volumes are there, but may be out of date
+                self.mounted = true;
+                self.wake.objects();
             }
             let deletes = plan.actions.contains(&Action::DeleteFromApi);
             if !plan.actions.is_empty() {
@@ -177,6 +189,12 @@ impl Actor {
 
     fn take_input(&mut self) -> Input {
         let input = self.input.borrow_and_update().clone();
+        let shown = (input.pod.metadata.labels.clone(), input.pod.metadata.annotations.clone());
+        if self.shown.as_ref().is_some_and(|before| *before != shown) {
+            // volumes may show them
+            self.wake.objects();
+        }
+        self.shown = Some(shown);
         self.state.gone |= input.gone;
         if let Some((failure, rejected)) = &input.failure {
             self.state.failure = Some(failure.clone());
@@ -254,8 +272,7 @@ impl Actor {
                 _ => None,
             })
             .collect();
-        let round = Round::new(self.shared.clone(), input.pod.clone(), observed, self.state.host_ips.clone());
-        let round = round.run(plan.actions);
+        let round = self.round(input, observed).run(plan.actions);
         tokio::pin!(round);
         let mut changed = self.input.clone();
         let mut updates_open = true;
@@ -334,9 +351,17 @@ impl Actor {
     /// Writes changed objects into mounted volumes; containers that waited for an object try again.
     async fn refresh_volumes(&mut self, input: &Input, observed: RuntimePod) {
         self.state.not_before.clear();
-        let mut round = Round::new(self.shared.clone(), input.pod.clone(), observed, self.state.host_ips.clone());
-        let _ = round.mount_volumes().await;
-        self.tokens_due = round.outcome.tokens_due.or(self.tokens_due);
+        let mut round = self.round(input, observed);
+        let failed = round.mount_volumes().await.is_err();
+        self.tokens_due = round.outcome.tokens_due;
+        if failed {
+            self.tokens_due = Some(crate::sync::later(client::now(), REFRESH_RETRY_SECONDS));
+        }
+    }
+
+    fn round(&self, input: &Input, observed: RuntimePod) -> Round {
+        let host_ips = self.state.host_ips.clone();
+        Round::new(self.shared.clone(), input.pod.clone(), observed, host_ips, self.mounted)
     }
 
     async fn wait(&mut self, wake_at: Option<Time>) {

@@ -52,6 +52,7 @@ pub struct Round {
     pub pod: Arc<Pod>,
     pub observed: RuntimePod,
     pub host_ips: Vec<String>,
+    mounted: bool,
     pub(crate) sandbox: Option<Sandbox>,
     pub(crate) prepared: Option<Prepared>,
     pub(crate) outcome: Outcome,
@@ -75,8 +76,15 @@ pub(crate) struct Prepared {
 pub(crate) struct Stop;
 
 impl Round {
-    pub fn new(shared: Arc<Shared>, pod: Arc<Pod>, observed: RuntimePod, host_ips: Vec<String>) -> Self {
-        Self { shared, pod, observed, host_ips, sandbox: None, prepared: None, outcome: Outcome::default() }
+    /// `mounted`: the volumes were set up before; only their contents may have to follow.
+    pub fn new(
+        shared: Arc<Shared>,
+        pod: Arc<Pod>,
+        observed: RuntimePod,
+        host_ips: Vec<String>,
+        mounted: bool,
+    ) -> Self {
+        Self { shared, pod, observed, host_ips, mounted, sandbox: None, prepared: None, outcome: Outcome::default() }
     }
 
     pub(crate) fn uid(&self) -> &str {
@@ -192,7 +200,8 @@ impl Round {
         };
         let context = Context { env, pod_dir: &dir, node_name: &self.shared.config.node_name };
         let (mounted, mut failed) = volumes::plan_volumes(&context);
-        for (name, plan) in &mounted {
+        // what a container wrote into a volume is not touched again
+        for (name, plan) in mounted.iter().filter(|(_, plan)| plan.live || !self.mounted) {
             let ops = plan.ops.clone();
             let done = tokio::task::spawn_blocking(move || volumes::execute(&ops)).await;
             match done {

@@ -11,6 +11,8 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node as ApiNode, Pod, Service};
 use kube::Client;
 use parking_lot::RwLock;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cgroups::{CgroupError, Cgroups};
@@ -24,6 +26,10 @@ use crate::node::{self, StatusSource};
 use crate::node_status::{Settings, Source};
 use crate::pods::{Change, Pods, follow};
 use crate::shared::{PodCgroups, Shared};
+use crate::server::auth::{ApiReviews, Gate};
+use crate::server::listen::TlsError;
+use crate::server::stats::Collector;
+use crate::server::{self, Server, tls_config};
 use crate::tokens::Tokens;
 use crate::watched::Watched;
 
@@ -31,6 +37,9 @@ use crate::watched::Watched;
 const EVENTS_RETRY: Duration = Duration::from_secs(1);
 /// How often logs are looked at for rotation, and dead things for removal.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
+/// How often the runtime is searched for pods that nobody knows: a sandbox whose creation was broken off
+/// may come up behind our back.
+const ORPHANS: Duration = Duration::from_secs(60);
 
 /// Why a kubelet does not run.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +50,8 @@ pub enum Error {
     Io { path: String, source: std::io::Error },
     #[error(transparent)]
     Cgroups(#[from] CgroupError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// The certificate that the kubelet's server shows, and the authority of its clients; PEM.
@@ -69,15 +80,64 @@ pub async fn run(
     cgroups
         .ensure_node(cpu_millis, facts.memory_bytes)
         .map_err(|source| Error::Io { path: "cgroup kubepods".into(), source })?;
+    let tls = Arc::new(tls_config(&serving.certificate_pem, &serving.key_pem, &serving.client_ca_pem)?);
+    let listener = listen(config.port).await?;
+    let runtime: Arc<cri::Runtime> = Arc::new(runtime);
     let parts = Parts {
-        runtime: Arc::new(runtime.clone()),
-        images: Arc::new(runtime),
-        cgroups: Arc::new(cgroups),
+        runtime: runtime.clone(),
+        images: runtime.clone(),
+        cgroups: Arc::new(cgroups.clone()),
         register_node: true,
     };
-    let kubelet = Kubelet::new(config, client, parts).await?;
-    let _ = serving;
-    kubelet.run(shutdown).await
+    let kubelet = Kubelet::new(config.clone(), client.clone(), parts).await?;
+    let mut metrics = Registry::default();
+    kubelet.shared.metrics.register(&mut metrics);
+    let server = Server {
+        pods: kubelet.pods.clone(),
+        runtime: runtime.clone(),
+        gate: Gate::new(Arc::new(ApiReviews { client }), &config.node_name),
+        collector: Some(Collector::new(cgroups, runtime, &config.node_name, config.data_dir.clone())),
+        metrics: Arc::new(metrics),
+        log_dir: "/var/log".into(),
+        configuration: configuration(&config),
+    };
+    let (_keep, certificates) = tokio::sync::watch::channel(tls);
+    let served = tokio::spawn(server::serve(Arc::new(server), listener, certificates, shutdown.clone()));
+    let result = kubelet.run(shutdown).await;
+    served.abort();
+    result
+}
+
+/// Listens on every address, of both families where the kernel has both.
+async fn listen(port: u16) -> Result<TcpListener, Error> {
+    if let Ok(listener) = TcpListener::bind(("::", port)).await {
+        return Ok(listener);
+    }
+    let address = format!("0.0.0.0:{port}");
+    TcpListener::bind(&address).await.map_err(|source| Error::Io { path: address, source })
+}
+
+/// What `/configz` shows, under upstream's names.
+fn configuration(config: &Config) -> serde_json::Value {
+    serde_json::json!({
+        "kind": "KubeletConfiguration",
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "port": config.port,
+        "staticPodPath": config.manifests_dir,
+        "podLogsDir": config.pod_logs_dir,
+        "clusterDNS": config.cluster_dns,
+        "clusterDomain": config.cluster_domain,
+        "resolvConf": config.resolv_conf,
+        "maxPods": config.max_pods,
+        "nodeStatusReportFrequency": format!("{}s", config.node_status_report_frequency.as_secs()),
+        "nodeLeaseDurationSeconds": config.lease_duration.as_secs(),
+        "imageGCHighThresholdPercent": config.image_gc_high_percent,
+        "imageGCLowThresholdPercent": config.image_gc_low_percent,
+        "containerLogMaxSize": "10Mi",
+        "containerLogMaxFiles": crate::logs::MAX_LOG_FILES,
+        "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": true}},
+        "authorization": {"mode": "Webhook"},
+    })
 }
 
 /// What a kubelet works with.
@@ -179,16 +239,16 @@ impl Kubelet {
         while let Ok(change) = changes.try_recv() {
             self.take(change);
         }
-        if let Err(e) = self.pods.end_orphans(&*self.shared.runtime).await {
-            tracing::warn!(error = %e, "pods that are left over in the runtime cannot be listed");
-        }
+        self.end_orphans().await;
         self.remove_orphaned_dirs().await;
+        let mut orphans = tokio::time::interval(ORPHANS);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 Some(change) = changes.recv() => self.take(change),
+                _ = orphans.tick() => self.end_orphans().await,
                 _ = housekeeping.tick() => {
                     let known: std::collections::HashSet<_> =
                         pods.list().iter().filter_map(|p| p.metadata.uid.clone()).collect();
@@ -214,6 +274,12 @@ impl Kubelet {
             *shared.api_node.write() = Some(delta.object().clone());
         });
         node
+    }
+
+    async fn end_orphans(&self) {
+        if let Err(e) = self.pods.end_orphans(&*self.shared.runtime).await {
+            tracing::warn!(error = %e, "pods that are left over in the runtime cannot be listed");
+        }
     }
 
     /// Directories of pods that are gone, for instance since a crash.
