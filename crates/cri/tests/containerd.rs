@@ -153,15 +153,38 @@ async fn a_pod_runs_on_a_containerd_of_our_own() {
     eprintln!("containerd was taken over in {:?}", again.started_in());
     let status = again.runtime().container_status(&long).await.expect("status");
     assert_eq!(status.state(), pb::ContainerState::ContainerRunning);
-    drop(again);
 
+    // a containerd that dies is started again, and its containers do not notice
+    let mut pids = again.pid_changes();
+    kill(pid.expect("it runs"));
+    pids.wait_for(|now| now.is_some() && *now != pid).await.expect("started again");
+    again.answers().await;
+    let status = again.runtime().container_status(&long).await.expect("status");
+    assert_eq!(status.state(), pb::ContainerState::ContainerRunning);
+
+    // removed also while containerd does not run: the container is ended without it
+    again.stop().await.expect("stopped");
+    assert!(!processes_of("sleep\x001000\x00").is_empty(), "the container outlives containerd");
     remove_all(&options).await.expect("removed");
+    assert!(processes_of("sleep\x001000\x00").is_empty());
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
     assert!(!mounts.contains(&data.path().display().to_string()), "{mounts}");
     assert!(!data.path().join("containerd").exists());
     for controller in std::fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten() {
         remove_cgroup(&controller.path().join("ironclad-cri-test"));
     }
+}
+
+fn kill(pid: i32) {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+        .expect("killed");
+}
+
+/// The processes with this command line.
+fn processes_of(command_line: &str) -> Vec<std::path::PathBuf> {
+    let all = std::fs::read_dir("/proc").expect("processes").flatten().map(|entry| entry.path());
+    all.filter(|path| std::fs::read_to_string(path.join("cmdline")).is_ok_and(|text| text == command_line))
+        .collect()
 }
 
 fn remove_cgroup(path: &Path) {

@@ -277,6 +277,20 @@ impl Supervisor {
         *self.pid.borrow()
     }
 
+    /// Follows the process id: `None` while containerd is being started again after it ended.
+    pub fn pid_changes(&self) -> watch::Receiver<Option<i32>> {
+        self.pid.clone()
+    }
+
+    /// Returns when the CRI answers, as after a restart of containerd; not before.
+    pub async fn answers(&self) {
+        let mut pause = FIRST_LOOK;
+        while self.pid().is_none() || self.runtime.version().await.is_err() {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_LOOK);
+        }
+    }
+
     /// Imports an image archive and returns once the CRI shows it.
     ///
     /// # Errors
