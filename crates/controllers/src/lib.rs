@@ -104,6 +104,8 @@ async fn run_all(client: Client, config: Config, shutdown: CancellationToken) {
     tasks.spawn(own("endpoint-controller").run(endpoints::LegacyEndpoints, n));
     let slices = shell("endpointslice-controller", "endpoint-slice-controller");
     tasks.spawn(slices.run(endpoints::EndpointSlices, n));
+    let mirroring = shell("endpointslicemirroring-controller", "endpoint-slice-mirroring-controller");
+    tasks.spawn(mirroring.run(endpoints::EndpointSliceMirroring, n));
     tasks.spawn(own("service-account-controller").run(serviceaccount::ServiceAccounts, 1));
     if let Some(certificate) = config.root_ca_pem.clone() {
         tasks.spawn(own("root-ca-cert-publisher").run(serviceaccount::RootCa { certificate }, 1));

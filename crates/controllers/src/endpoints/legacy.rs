@@ -23,7 +23,7 @@ const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const ME: &str = "endpoint-controller";
 /// Endpoints that were locks of leader election, in old clusters: not ours to delete.
-const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
+pub(super) const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 
 pub struct LegacyEndpoints;
 

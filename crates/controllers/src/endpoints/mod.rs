@@ -1,11 +1,13 @@
 //! Where a service's pods are: the Endpoints of core/v1 and the slices of discovery.k8s.io.
 
 mod legacy;
+mod mirroring;
 mod slices;
 #[cfg(test)]
 mod tests;
 
 pub use legacy::LegacyEndpoints;
+pub use mirroring::EndpointSliceMirroring;
 pub use slices::EndpointSlices;
 
 use crate::pods;

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// Endpoints in a slice at most (`--max-endpoints-per-slice`).
 pub(super) const MAX_PER_SLICE: usize = 100;
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const ME: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -62,7 +62,7 @@ impl Controller for EndpointSlices {
     }
 }
 
-fn label<'a>(slice: &'a EndpointSlice, name: &str) -> Option<&'a str> {
+pub(super) fn label<'a>(slice: &'a EndpointSlice, name: &str) -> Option<&'a str> {
     slice.metadata.labels.as_ref()?.get(name).map(String::as_str)
 }
 
@@ -105,9 +105,9 @@ fn address_types(spec: &ServiceSpec) -> Vec<&'static str> {
     types
 }
 
-type PortKey = Vec<(Option<String>, Option<i32>, Option<String>, Option<String>)>;
+pub(super) type PortKey = Vec<(Option<String>, Option<i32>, Option<String>, Option<String>)>;
 
-fn port_key(ports: &[EndpointPort]) -> PortKey {
+pub(super) fn port_key(ports: &[EndpointPort]) -> PortKey {
     let mut key: PortKey = ports
         .iter()
         // Absent and empty names are the same.
@@ -120,9 +120,9 @@ fn port_key(ports: &[EndpointPort]) -> PortKey {
 }
 
 /// What makes an endpoint the same one, whatever its conditions.
-type Identity = (Vec<String>, Option<String>, Option<String>);
+pub(super) type Identity = (Vec<String>, Option<String>, Option<String>);
 
-fn identity(e: &Endpoint) -> Identity {
+pub(super) fn identity(e: &Endpoint) -> Identity {
     (e.addresses.clone(), e.hostname.clone(), e.target_ref.as_ref().and_then(|r| r.uid.clone()))
 }
 

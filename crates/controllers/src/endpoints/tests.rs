@@ -196,3 +196,37 @@ fn headless_services_are_labelled_and_name_their_hosts() {
     assert_eq!(e["subsets"][0]["addresses"][0]["hostname"], "db-0");
     assert_eq!(e["metadata"]["labels"]["service.kubernetes.io/headless"], "");
 }
+
+#[test]
+fn endpoints_of_others_are_mirrored() {
+    let mut sim = sim(9);
+    sim.add(EndpointSliceMirroring);
+    sim.api.put(service(json!({"clusterIP": "10.0.0.1", "ports": [{"port": 80}]})));
+    let endpoints = |addresses: Value| {
+        json!({
+            "apiVersion": "v1", "kind": "Endpoints",
+            "metadata": {"namespace": "ns", "name": "web", "labels": {"by": "hand"}},
+            "subsets": [{"addresses": addresses, "ports": [{"port": 8080, "protocol": "TCP"}]}],
+        })
+    };
+    sim.api.put(endpoints(json!([{"ip": "192.0.2.1"}, {"ip": "2001:db8::1"}, {"ip": "nonsense"}])));
+    settle(&mut sim);
+    assert_eq!(slices(&sim), ["8080: 192.0.2.1 100", "8080: 2001:db8::1 100"]);
+    let s = &sim.api.list("endpointslices")[0];
+    assert_eq!(
+        s["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"],
+        "endpointslicemirroring-controller.k8s.io"
+    );
+    assert_eq!(s["metadata"]["labels"]["by"], "hand");
+    assert!(sim.notes.iter().any(|n| n.starts_with("InvalidIPAddress: Skipped 1 invalid")));
+    sim.api.edit("endpoints", "ns", "web", |e| {
+        e["subsets"] = endpoints(json!([{"ip": "192.0.2.2"}]))["subsets"].clone()
+    });
+    settle(&mut sim);
+    assert_eq!(slices(&sim), ["8080: 192.0.2.2 100"]);
+    sim.api.edit("endpoints", "ns", "web", |e| {
+        e["metadata"]["labels"]["endpointslice.kubernetes.io/skip-mirror"] = json!("true");
+    });
+    settle(&mut sim);
+    assert!(slices(&sim).is_empty());
+}

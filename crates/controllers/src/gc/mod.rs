@@ -128,13 +128,7 @@ impl Collector {
             }
         }
         // An owner that is not there, or not the one that was meant, must be verified.
-        let known = |r: &OwnerReference| match graph.lookup(r, &id.key.namespace) {
-            Lookup::At(target, key) => graph
-                .get(&Id { target, key, uid: r.uid.as_str().into() })
-                .is_some_and(|owner| !is_deleting_dependents(&owner)),
-            Lookup::UnknownKind | Lookup::WrongScope => false,
-        };
-        if !after.iter().all(known) {
+        if !after.iter().all(|r| lives(&graph, r, &id.key)) {
             self.queue.add(id);
         }
     }
@@ -167,6 +161,9 @@ impl Collector {
     }
 
     async fn collect(&self, id: &Id) -> Result<(), Failure> {
+        if self.is_well_owned(id) {
+            return Ok(());
+        }
         // The object as it is: the cache may be behind on what would spare it.
         let Some(meta) = self.live(&id.target, &id.key).await?.filter(|m| m.uid.as_deref() == Some(&*id.uid))
         else {
@@ -229,6 +226,14 @@ impl Collector {
         }
     }
 
+    /// Whether the cache knows of a living owner for each reference: should one go, its deletion is another reason to look.
+    /// At the start nearly every object is queued, before its owner's kind is filled; this spares asking for each.
+    fn is_well_owned(&self, id: &Id) -> bool {
+        let graph = self.graph.read();
+        let Some(meta) = graph.get(id).filter(|m| !decide::is_going(m)) else { return false };
+        meta.owner_references.iter().flatten().all(|r| lives(&graph, r, &id.key))
+    }
+
     /// The state of an owner; None where the reference can never be resolved.
     async fn owner(&self, reference: &OwnerReference, dependent: &Id) -> Result<Option<Owner>, Failure> {
         let (target, key) = match self.graph.read().lookup(reference, &dependent.key.namespace) {
@@ -283,5 +288,15 @@ impl Collector {
             tolerate,
         };
         self.shell.request(&op).await.map(drop)
+    }
+}
+
+/// Whether the cache has the owner that a reference of `dependent` means, and it does not wait for its dependents.
+fn lives(graph: &Graph, reference: &OwnerReference, dependent: &Key) -> bool {
+    match graph.lookup(reference, &dependent.namespace) {
+        Lookup::At(target, key) => graph
+            .get(&Id { target, key, uid: reference.uid.as_str().into() })
+            .is_some_and(|owner| !is_deleting_dependents(&owner)),
+        Lookup::UnknownKind | Lookup::WrongScope => false,
     }
 }
