@@ -1,7 +1,7 @@
 //! A refusal of the API: HTTP code, machine-readable reason, and the `Status` object that says why.
 //! Wording follows upstream's `apimachinery/pkg/api/errors`.
 
-use crate::field::FieldError;
+use crate::field::{FieldError, quoted};
 use crate::gvk::{GroupResource, GroupVersionKind};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, Status, StatusCause, StatusDetails};
 use std::fmt;
@@ -111,7 +111,7 @@ impl ApiError {
     }
 
     pub fn not_found(resource: &GroupResource, name: &str) -> Self {
-        Self::new(Reason::NotFound, format!("{resource} {name:?} not found")).about(resource, name)
+        Self::new(Reason::NotFound, format!("{resource} {} not found", quoted(name))).about(resource, name)
     }
 
     /// No such path: what upstream answers for an unknown URL.
@@ -120,12 +120,16 @@ impl ApiError {
     }
 
     pub fn already_exists(resource: &GroupResource, name: &str) -> Self {
-        Self::new(Reason::AlreadyExists, format!("{resource} {name:?} already exists")).about(resource, name)
+        Self::new(Reason::AlreadyExists, format!("{resource} {} already exists", quoted(name)))
+            .about(resource, name)
     }
 
     pub fn conflict(resource: &GroupResource, name: &str, why: impl fmt::Display) -> Self {
-        Self::new(Reason::Conflict, format!("Operation cannot be fulfilled on {resource} {name:?}: {why}"))
-            .about(resource, name)
+        Self::new(
+            Reason::Conflict,
+            format!("Operation cannot be fulfilled on {resource} {}: {why}", quoted(name)),
+        )
+        .about(resource, name)
     }
 
     /// The conflict of a stale `resourceVersion`.
@@ -143,7 +147,7 @@ impl ApiError {
         } else if name.is_empty() {
             format!("{resource} is forbidden: {why}")
         } else {
-            format!("{resource} {name:?} is forbidden: {why}")
+            format!("{resource} {} is forbidden: {why}", quoted(name))
         };
         Self::new(Reason::Forbidden, message).about(resource, name)
     }
@@ -169,7 +173,7 @@ impl ApiError {
                 reason: Some(e.kind.reason().to_owned()),
             })
             .collect();
-        let mut error = Self::new(Reason::Invalid, format!("{kind} {name:?} is invalid: {list}"));
+        let mut error = Self::new(Reason::Invalid, format!("{kind} {} is invalid: {list}", quoted(name)));
         error.details = Some(Box::new(StatusDetails {
             name: (!name.is_empty()).then(|| name.to_owned()),
             group: (!kind.group.is_empty()).then(|| kind.group.to_string()),

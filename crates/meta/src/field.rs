@@ -105,9 +105,34 @@ pub trait Printed {
     fn printed(&self) -> String;
 }
 
+/// A string in quotes with the escapes of Go's `%q`, which clients know from upstream's messages.
+pub fn quoted(text: &str) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        let written = match c {
+            '"' | '\\' => write!(out, "\\{c}"),
+            '\n' => out.write_str("\\n"),
+            '\r' => out.write_str("\\r"),
+            '\t' => out.write_str("\\t"),
+            '\u{7}' => out.write_str("\\a"),
+            '\u{8}' => out.write_str("\\b"),
+            '\u{b}' => out.write_str("\\v"),
+            '\u{c}' => out.write_str("\\f"),
+            c if c.is_ascii_control() => write!(out, "\\x{:02x}", u32::from(c)),
+            c if c.is_control() => write!(out, "\\u{:04x}", u32::from(c)),
+            c => out.write_char(c),
+        };
+        debug_assert!(written.is_ok(), "a String takes what is written");
+    }
+    out.push('"');
+    out
+}
+
 impl Printed for str {
     fn printed(&self) -> String {
-        format!("{self:?}")
+        quoted(self)
     }
 }
 impl Printed for String {
@@ -177,7 +202,7 @@ impl FieldError {
 
     /// `supported` is printed in the order given; upstream sorts it before.
     pub fn not_supported(path: &Path, value: impl Printed, supported: &[&str]) -> Self {
-        let quoted: Vec<String> = supported.iter().map(|s| format!("{s:?}")).collect();
+        let quoted: Vec<String> = supported.iter().map(|s| quoted(s)).collect();
         let detail = if quoted.is_empty() {
             String::new()
         } else {
@@ -227,5 +252,42 @@ impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = if self.path.is_empty() { "<nil>" } else { &self.path };
         write!(f, "{path}: {}", self.body())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_read_as_upstreams() {
+        let path = Path::new("spec").child("containers").index(0).child("image");
+        for (error, expect) in [
+            (FieldError::required(&path, ""), "spec.containers[0].image: Required value"),
+            (
+                FieldError::invalid(&path, "a\"\u{1}\n", "bad"),
+                r#"spec.containers[0].image: Invalid value: "a\"\x01\n": bad"#,
+            ),
+            (FieldError::invalid(&path, 5, ""), "spec.containers[0].image: Invalid value: 5"),
+            (
+                FieldError::duplicate(&path.key("k"), "x"),
+                "spec.containers[0].image[k]: Duplicate value: \"x\"",
+            ),
+            (
+                FieldError::not_supported(&path, "x", &["a", "b"]),
+                "spec.containers[0].image: Unsupported value: \"x\": supported values: \"a\", \"b\"",
+            ),
+            (
+                FieldError::too_long(&path, 1),
+                "spec.containers[0].image: Too long: may not be more than 1 byte",
+            ),
+            (
+                FieldError::too_many(&path, 3, 2),
+                "spec.containers[0].image: Too many: 3: must have at most 2 items",
+            ),
+            (FieldError::forbidden(&Path::new(""), "no"), "<nil>: Forbidden: no"),
+        ] {
+            assert_eq!(error.to_string(), expect);
+        }
     }
 }

@@ -79,6 +79,8 @@ fn default(set: &mut StatefulSet) {
         && let Some(rolling) = &mut strategy.rolling_update
     {
         rolling.partition.get_or_insert(0);
+        // behind the gate MaxUnavailableStatefulSet, which v1.36 ships switched off
+        rolling.max_unavailable = None;
     }
     let retention = spec.persistent_volume_claim_retention_policy.get_or_insert_default();
     fill(&mut retention.when_deleted, "Retain");
