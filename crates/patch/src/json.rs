@@ -206,9 +206,36 @@ fn remove(parent: &mut Value, key: &str) -> Result<(), String> {
     }
 }
 
-/// Applies a merge patch: null deletes, objects merge, everything else replaces.
+/// Applies a merge patch: null deletes, objects merge, everything else replaces. What is new comes without its nulls,
+/// also inside lists.
 pub fn merge_patch(doc: &mut Value, patch: &Value) {
-    json_patch::merge(doc, patch);
+    match (doc, patch) {
+        (Value::Object(doc), Value::Object(patch)) => {
+            for (key, change) in patch {
+                if change.is_null() {
+                    doc.remove(key);
+                    continue;
+                }
+                match doc.get_mut(key) {
+                    Some(found) if !found.is_null() => merge_patch(found, change),
+                    _ => drop(doc.insert(key.clone(), without_nulls(change))),
+                }
+            }
+        }
+        (doc @ Value::Object(_), change) => *doc = change.clone(),
+        (doc, change) => *doc = without_nulls(change),
+    }
+}
+
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept = map.iter().filter(|(_, value)| !value.is_null());
+            Value::Object(kept.map(|(key, value)| (key.clone(), without_nulls(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().map(without_nulls).collect()),
+        other => other.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -288,7 +315,10 @@ mod tests {
     #[test]
     fn merge_patch_deletes_by_null() {
         let mut doc = json!({"a": {"b": 1, "c": 2}, "l": [1, 2]});
-        merge_patch(&mut doc, &json!({"a": {"b": null}, "l": [3]}));
-        assert_eq!(doc, json!({"a": {"c": 2}, "l": [3]}));
+        merge_patch(
+            &mut doc,
+            &json!({"a": {"b": null}, "l": [{"x": null, "y": 1}], "n": {"x": null}, "q": null}),
+        );
+        assert_eq!(doc, json!({"a": {"c": 2}, "l": [{"y": 1}], "n": {}}));
     }
 }

@@ -64,7 +64,8 @@ fn list_items_merge_by_key_and_go_by_owner() {
 
 #[test]
 fn keys_left_out_have_their_defaults() {
-    let spec = json!({"template": {"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 80}]}]}}});
+    let spec =
+        json!({"template": {"spec": {"containers": [{"name": "a", "ports": [{"containerPort": 80}]}]}}});
     let mut live = applied(None, spec.clone(), "me", 0);
     live["spec"]["template"]["spec"]["containers"][0]["ports"][0]["protocol"] = json!("TCP");
     let again = applied(Some(&live), spec, "me", 1);
