@@ -97,7 +97,7 @@ impl ResourceCache {
     }
 
     pub fn watcher_count(&self) -> usize {
-        self.watchers.lock().len()
+        self.watchers.lock().count()
     }
 
     /// The objects and the revision of the last event among them.

@@ -146,7 +146,7 @@ pub struct Watchers {
 }
 
 impl Watchers {
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.count
     }
 

@@ -154,3 +154,74 @@ async fn events_are_delivered_in_order_under_many_writers() {
         writer.await.expect("a writer");
     }
 }
+
+#[tokio::test]
+async fn a_node_sees_its_pods_from_their_binding_on() {
+    let api = Api::new().await;
+    let pods = "/api/v1/namespaces/a/pods";
+    let on_node = "/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3Dn1";
+    let mut events = WatchLines::new(api.raw("GET", on_node, &[], "").await);
+    let mut unbound =
+        WatchLines::new(api.raw("GET", "/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3D", &[], "").await);
+    for name in ["p", "q"] {
+        api.created(pods, &super::pods::pod(name)).await;
+        let node = if name == "p" { "n1" } else { "n2" };
+        let binding = json!({"metadata": {"name": name}, "target": {"name": node}});
+        assert_eq!(api.post(&format!("{pods}/{name}/binding"), &binding).await.0, 201);
+    }
+    api.delete(&format!("{pods}/p?gracePeriodSeconds=0")).await;
+    events.expect(&[("ADDED", "p"), ("MODIFIED", "p"), ("DELETED", "p")]).await;
+    unbound.expect(&[("ADDED", "p"), ("DELETED", "p"), ("ADDED", "q"), ("DELETED", "q")]).await;
+}
+
+#[tokio::test]
+async fn a_watch_comes_as_table_and_as_protobuf() {
+    let api = Api::new().await;
+    api.created(MAPS, &json!({"metadata": {"name": "m"}})).await;
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let mut events = WatchLines::new(api.raw("GET", &format!("{MAPS}?watch=1"), &table, "").await);
+    api.merge(&format!("{MAPS}/m"), &json!({"data": {"a": "1"}})).await;
+    let first = events.next().await.expect("an event");
+    assert_eq!((&first["type"], &first["object"]["rows"][0]["cells"][0]), (&json!("ADDED"), &json!("m")));
+    assert!(first["object"]["columnDefinitions"].is_array());
+    let second = events.next().await.expect("an event");
+    assert_eq!((&second["type"], &second["object"]["columnDefinitions"]), (&json!("MODIFIED"), &json!(null)));
+
+    let proto = [("accept", "application/vnd.kubernetes.protobuf;stream=watch")];
+    let response = api.raw("GET", &format!("{MAPS}?watch=1"), &proto, "").await;
+    assert_eq!(response.headers()["content-type"], "application/vnd.kubernetes.protobuf;stream=watch");
+    let frame =
+        http_body_util::BodyExt::frame(&mut response.into_body()).await.expect("a frame").expect("bytes");
+    let bytes = frame.into_data().expect("data");
+    let frame = schema::proto::read_frame(&bytes).expect("a frame").expect("whole");
+    let (_, kind, _) = schema::proto::to_json(frame.object).expect("an envelope");
+    assert_eq!((frame.event_type, kind.as_str()), ("ADDED", "ConfigMap"));
+}
+
+#[tokio::test]
+async fn a_watcher_that_takes_nothing_is_closed_at_its_bound() {
+    use crate::cache::watchers::WATCH_BUFFER_EVENTS;
+    use crate::cache::{Delivery, EventType, Selector, Watcher};
+    let api = Api::new().await;
+    api.created(MAPS, &json!({"metadata": {"name": "m"}})).await;
+    let cache = api.resources.lookup().resource("", "configmaps").expect("a resource");
+    api.resources.cache().catch_up().await.expect("caught up");
+    let entry = cache.get("a", "m").expect("an entry");
+    let watcher = Watcher::new(Selector::default(), 0);
+    let delivery = Delivery { ty: EventType::Added, entry };
+    assert!((0..WATCH_BUFFER_EVENTS).all(|_| watcher.push(delivery.clone())));
+    assert!(!watcher.is_closed());
+    assert!(!watcher.push(delivery) && watcher.is_closed());
+}
+
+#[tokio::test]
+async fn an_ended_watch_is_forgotten() {
+    let api = Api::new().await;
+    let cache = api.resources.lookup().resource("", "configmaps").expect("a resource").clone();
+    for query in ["", "labelSelector=a%3Db", "fieldSelector=metadata.name%3Dm", "labelSelector=a"] {
+        let lines = watch(&api, query).await;
+        assert_eq!(cache.watcher_count(), 1, "{query}");
+        drop(lines);
+        assert_eq!(cache.watcher_count(), 0, "{query}");
+    }
+}

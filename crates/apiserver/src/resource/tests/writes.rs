@@ -322,3 +322,89 @@ async fn events_are_served_in_both_groups() {
     let (_, list) = api.get("/apis/events.k8s.io/v1/events?fieldSelector=regarding.name%3Dp").await;
     assert_eq!(list["items"].as_array().map(Vec::len), Some(1), "{list}");
 }
+
+#[tokio::test]
+async fn addresses_of_stored_services_are_taken_at_the_start() {
+    let api = Api::new().await;
+    let path = "/api/v1/namespaces/a/services";
+    let service = |name: &str| json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}], "clusterIP": "10.96.0.10"}});
+    api.created(path, &service("s")).await;
+    let resources = crate::resource::Resources::start(
+        api.store.clone(),
+        kinds::ALL,
+        std::sync::Arc::new(crate::resource::AdmitAll),
+        crate::resource::Config::default(),
+    )
+    .await
+    .expect("a store");
+    let again = Api { resources, store: api.store.clone() };
+    assert_eq!(again.post(path, &service("t")).await.0, 422);
+    assert_eq!(again.get(&format!("{path}/s")).await.1, api.get(&format!("{path}/s")).await.1);
+}
+
+/// Notes in which order it is asked, and sets a label.
+#[derive(Default)]
+struct Noting(parking_lot::Mutex<Vec<String>>);
+
+#[async_trait::async_trait]
+impl crate::resource::Admission for Noting {
+    fn handles(&self, _: crate::resource::Operation, resource: &meta::GroupVersionResource, _: &str) -> bool {
+        resource.resource == "pods"
+    }
+
+    async fn admit(
+        &self,
+        a: &crate::resource::Attributes<'_>,
+        object: Option<&mut kinds::Object>,
+    ) -> Result<(), meta::ApiError> {
+        self.0.lock().push(format!("admit {} {} old={}", a.operation.as_str(), a.name, a.old.is_some()));
+        if let Some(object) = object {
+            let pod = object.downcast::<k8s_openapi::api::core::v1::Pod>();
+            let defaulted = pod.and_then(|p| p.spec.as_ref()).and_then(|s| s.restart_policy.clone());
+            object
+                .meta_mut()
+                .labels
+                .get_or_insert_default()
+                .insert("policy".into(), defaulted.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    async fn validate(
+        &self,
+        a: &crate::resource::Attributes<'_>,
+        object: Option<&kinds::Object>,
+    ) -> Result<(), meta::ApiError> {
+        let uid = object.is_some_and(|o| o.meta().uid.is_some());
+        self.0.lock().push(format!("validate {} uid={uid}", a.operation.as_str()));
+        if object.is_some_and(|o| o.meta().labels.iter().flatten().any(|(k, _)| k == "refused")) {
+            return Err(meta::ApiError::forbidden(&a.resource.group_resource(), a.name, "no"));
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn admission_sees_defaults_and_decides_before_the_store() {
+    let noting = std::sync::Arc::new(Noting::default());
+    let api = Api::with(noting.clone()).await;
+    let path = "/api/v1/namespaces/a/pods";
+    let made = api.created(path, &super::pods::pod("p")).await;
+    assert_eq!(made["metadata"]["labels"]["policy"], "Always");
+    api.merge(&format!("{path}/p"), &json!({"metadata": {"labels": {"x": "y"}}})).await;
+    api.delete(&format!("{path}/p")).await;
+    let notes = std::mem::take(&mut *noting.0.lock());
+    let expect = [
+        "admit CREATE p old=false",
+        "validate CREATE uid=true",
+        "admit UPDATE p old=true",
+        "validate UPDATE uid=true",
+        "admit DELETE p old=true",
+        "validate DELETE uid=false",
+    ];
+    assert_eq!(notes, expect);
+    let mut refused = super::pods::pod("r");
+    refused["metadata"]["labels"]["refused"] = json!("yes");
+    assert_eq!(message(&api.post(path, &refused).await), (403, "Forbidden", "pods \"r\" is forbidden: no"));
+    assert_eq!(api.get(&format!("{path}/r")).await.0, 404);
+}
