@@ -14,8 +14,8 @@ use crate::probes::{ProbeJob, ProbeKind, ProbeUpdate, Prober, Target};
 use crate::report::Reporter;
 use crate::shared::Shared;
 use crate::sync::{
-    Action, ContainerKind, ContainerState, Failure, PodPlan, PodState, RuntimePod, containers, init_containers,
-    is_sidecar, plan,
+    Action, ContainerKind, ContainerState, Failure, PodPlan, PodState, RuntimePod, containers,
+    init_containers, is_sidecar, plan,
 };
 
 /// The pod is looked at again after this time even if nothing was heard (upstream's `syncFrequency`).
@@ -26,6 +26,8 @@ const RUNTIME_RETRY: Duration = Duration::from_secs(1);
 const RESTART_JITTER: Duration = Duration::from_secs(10);
 /// Contents of volumes that could not be brought up to date are tried again after this time.
 const REFRESH_RETRY_SECONDS: i64 = 60;
+/// The longest pause after failures that concern the whole pod (volumes, sandbox), in seconds.
+const MAX_RETRY_SECONDS: i64 = 30;
 /// Dead containers kept for each container, beside the newest.
 const KEPT_DEAD: usize = 1;
 
@@ -87,11 +89,13 @@ pub fn spawn(shared: Arc<Shared>, input: Input) -> Handle {
     let (input_tx, input_rx) = watch::channel(input);
     let wake = Arc::new(Wake::default());
     let done = CancellationToken::new();
+    let stop = shared.stop.clone();
     let actor = Actor::new(shared, input_rx, wake.clone(), view_tx);
     let guard = done.clone().drop_guard();
     tokio::spawn(async move {
         let _guard = guard;
-        actor.run().await;
+        // what is broken off is found and finished by the kubelet that comes after
+        stop.run_until_cancelled(actor.run()).await;
     });
     Handle { input: input_tx, wake, view, done }
 }
@@ -111,6 +115,8 @@ struct Actor {
     /// Volumes are mounted, so that changed objects are to be written into them.
     mounted: bool,
     first_seen: Instant,
+    /// Rounds in a row that failed for the whole pod.
+    failures: u32,
     was_running: bool,
     /// The labels and annotations that volumes show.
     shown: Option<(Strings, Strings)>,
@@ -147,6 +153,7 @@ impl Actor {
             tokens_due: None,
             mounted: false,
             first_seen: Instant::now(),
+            failures: 0,
             was_running: false,
             shown: None,
         }
@@ -320,7 +327,9 @@ impl Actor {
         }
         self.state.waiting.extend(outcome.waiting);
         self.state.not_before.extend(outcome.not_before);
-        self.state.retry_at = outcome.retry_at;
+        self.failures = if outcome.retry_at.is_some() { self.failures.saturating_add(1) } else { 0 };
+        let pause = (1 << self.failures.min(10)).min(MAX_RETRY_SECONDS);
+        self.state.retry_at = outcome.retry_at.map(|_| crate::sync::later(client::now(), pause));
         self.state.torn_down |= outcome.torn_down;
         self.state.removed |= outcome.removed;
         self.state.gone |= outcome.deleted;
@@ -396,19 +405,23 @@ impl Actor {
             observed.ips().to_vec()
         };
         let pod_ip = ips.first().cloned().unwrap_or_default();
-        let running = |id: &str| observed.containers.iter().any(|c| c.id == id && c.state == ContainerState::Running);
+        let running =
+            |id: &str| observed.containers.iter().any(|c| c.id == id && c.state == ContainerState::Running);
         // on the way out only readiness still matters
         self.prober.retain(|id, kind| running(id) && (!terminating || kind == ProbeKind::Readiness));
         let probed = init_containers(pod).iter().filter(|c| is_sidecar(c)).chain(containers(pod));
         for container in probed {
-            let Some(seen) = observed.find(&container.name).filter(|c| c.state == ContainerState::Running) else {
+            let Some(seen) = observed.find(&container.name).filter(|c| c.state == ContainerState::Running)
+            else {
                 continue;
             };
             let results = self.state.probes.get(&seen.id).copied().unwrap_or_default();
             let started = container.startup_probe.is_none() || results.startup == Some(true);
             for kind in ProbeKind::ALL {
                 let probe = match kind {
-                    ProbeKind::Startup => container.startup_probe.as_ref().filter(|_| results.startup.is_none()),
+                    ProbeKind::Startup => {
+                        container.startup_probe.as_ref().filter(|_| results.startup.is_none())
+                    }
                     ProbeKind::Liveness => container.liveness_probe.as_ref().filter(|_| started),
                     ProbeKind::Readiness => container.readiness_probe.as_ref().filter(|_| started),
                 };
@@ -483,7 +496,9 @@ fn is_urgent(before: &Input, now: &Input, terminating: bool) -> bool {
 }
 
 /// After a restart of the kubelet what was ready is ready until a probe says otherwise.
-fn remembered_probes(status: Option<&PodStatus>) -> std::collections::BTreeMap<String, crate::sync::ProbeResults> {
+fn remembered_probes(
+    status: Option<&PodStatus>,
+) -> std::collections::BTreeMap<String, crate::sync::ProbeResults> {
     let lists = status.map(|s| [&s.container_statuses, &s.init_container_statuses]);
     let statuses = lists.into_iter().flatten().flatten().flatten();
     statuses

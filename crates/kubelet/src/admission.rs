@@ -24,26 +24,42 @@ pub fn admit(pod: &Pod, others: &[&Pod], node: &Node) -> Option<Failure> {
         ));
     }
     if spec.os.as_ref().is_some_and(|os| os.name != "linux") {
-        return Some(refuse("PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"));
+        return Some(refuse(
+            "PodOSNotSupported",
+            "Failed to admit pod as the OS field doesn't match node OS",
+        ));
     }
     if let Some(failure) = resources_fit(pod, others, node) {
         return Some(failure);
     }
     let name = node.metadata.name.as_deref().unwrap_or_default();
     if !matches_selector(pod, &labels, name) {
-        return Some(refuse("NodeAffinity", "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector"));
+        return Some(refuse(
+            "NodeAffinity",
+            "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+        ));
     }
     if spec.node_name.as_deref().is_some_and(|n| !n.is_empty() && n != name) {
-        return Some(refuse("NodeName", "Predicate NodeName failed: node(s) didn't match the requested node name"));
+        return Some(refuse(
+            "NodeName",
+            "Predicate NodeName failed: node(s) didn't match the requested node name",
+        ));
     }
     if ports_taken(pod, others) {
-        return Some(refuse("NodePorts", "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports"));
+        return Some(refuse(
+            "NodePorts",
+            "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports",
+        ));
     }
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
-    let untolerated = taints.iter().any(|t| t.effect == "NoExecute" && !tolerations.iter().any(|x| tolerates(x, t)));
+    let untolerated =
+        taints.iter().any(|t| t.effect == "NoExecute" && !tolerations.iter().any(|x| tolerates(x, t)));
     untolerated.then(|| {
-        refuse("TaintToleration", "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate")
+        refuse(
+            "TaintToleration",
+            "Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate",
+        )
     })
 }
 
@@ -53,7 +69,9 @@ pub fn requests(pod: &Pod) -> BTreeMap<String, i64> {
     let read = |list: &Option<BTreeMap<String, Quantity>>| -> BTreeMap<String, i64> {
         list.iter().flatten().map(|(name, q)| (name.clone(), amount(name, q))).collect()
     };
-    let of = |c: &k8s_openapi::api::core::v1::Container| c.resources.as_ref().map(|r| read(&r.requests)).unwrap_or_default();
+    let of = |c: &k8s_openapi::api::core::v1::Container| {
+        c.resources.as_ref().map(|r| read(&r.requests)).unwrap_or_default()
+    };
     let mut total = BTreeMap::new();
     for c in &spec.containers {
         add(&mut total, &of(c));
@@ -101,7 +119,9 @@ fn resources_fit(pod: &Pod, others: &[&Pod], node: &Node) -> Option<Failure> {
     let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref())?;
     let has = |name: &str| allocatable.get(name).map(|q| amount(name, q));
     let text = |what: &str, requested: i64, used: i64, capacity: i64| {
-        format!("Node didn't have enough resource: {what}, requested: {requested}, used: {used}, capacity: {capacity}")
+        format!(
+            "Node didn't have enough resource: {what}, requested: {requested}, used: {used}, capacity: {capacity}"
+        )
     };
     let pods = i64::try_from(others.len()).unwrap_or(i64::MAX);
     if let Some(capacity) = has("pods").filter(|c| pods + 1 > *c) {
@@ -127,7 +147,8 @@ fn matches_selector(pod: &Pod, labels: &BTreeMap<String, String>, node: &str) ->
     let selected = spec.node_selector.iter().flatten().all(|(k, v)| labels.get(k) == Some(v));
     let affinity = spec.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
     let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    selected && required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches_term(term, labels, node)))
+    selected
+        && required.is_none_or(|r| r.node_selector_terms.iter().any(|term| matches_term(term, labels, node)))
 }
 
 fn matches_term(term: &NodeSelectorTerm, labels: &BTreeMap<String, String>, node: &str) -> bool {
@@ -179,7 +200,11 @@ fn host_ports(pod: &Pod) -> Vec<(String, String, i32)> {
             let host_network = (spec.host_network == Some(true)).then_some(p.container_port);
             let port = p.host_port.filter(|p| *p > 0).or(host_network)?;
             let protocol = p.protocol.clone().unwrap_or_else(|| "TCP".into());
-            Some((p.host_ip.clone().filter(|ip| !ip.is_empty()).unwrap_or_else(|| "0.0.0.0".into()), protocol, port))
+            Some((
+                p.host_ip.clone().filter(|ip| !ip.is_empty()).unwrap_or_else(|| "0.0.0.0".into()),
+                protocol,
+                port,
+            ))
         })
         .collect()
 }
@@ -226,12 +251,42 @@ mod tests {
         }
         let cpu = json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]});
         check(&node, 0, cpu.clone(), "ok");
-        check(&node, 1, cpu, "OutOfcpu: Pod was rejected: Node didn't have enough resource: cpu, requested: 1000, used: 1500, capacity: 2000");
-        check(&node, 2, json!({}), "OutOfpods: Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2");
-        check(&node, 0, json!({"nodeSelector": {"zone": "b"}}), "NodeAffinity: Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector");
-        check(&node, 0, json!({"tolerations": []}), "TaintToleration: Pod was rejected: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate");
-        check(&node, 1, json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 80}]}]}), "NodePorts: Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports");
-        check(&node, 0, json!({"os": {"name": "windows"}}), "PodOSNotSupported: Pod was rejected: Failed to admit pod as the OS field doesn't match node OS");
+        check(
+            &node,
+            1,
+            cpu,
+            "OutOfcpu: Pod was rejected: Node didn't have enough resource: cpu, requested: 1000, used: 1500, capacity: 2000",
+        );
+        check(
+            &node,
+            2,
+            json!({}),
+            "OutOfpods: Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2",
+        );
+        check(
+            &node,
+            0,
+            json!({"nodeSelector": {"zone": "b"}}),
+            "NodeAffinity: Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector",
+        );
+        check(
+            &node,
+            0,
+            json!({"tolerations": []}),
+            "TaintToleration: Pod was rejected: Predicate TaintToleration failed: node(s) had taints that the pod didn't tolerate",
+        );
+        check(
+            &node,
+            1,
+            json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 80}]}]}),
+            "NodePorts: Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports",
+        );
+        check(
+            &node,
+            0,
+            json!({"os": {"name": "windows"}}),
+            "PodOSNotSupported: Pod was rejected: Failed to admit pod as the OS field doesn't match node OS",
+        );
     }
 
     #[test]

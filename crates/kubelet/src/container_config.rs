@@ -10,7 +10,7 @@ use crate::dns::{NodeDns, kernel_hostname, pod_dns};
 use crate::env::expand;
 use crate::qos::{amount, memory_bytes, oom_score_adj};
 use crate::security::{ImageUser, container_security, sandbox_security};
-use crate::sync::{containers, container_hash};
+use crate::sync::{container_hash, containers};
 
 /// Labels by which the kubelet finds its sandboxes and containers again.
 pub mod labels {
@@ -90,7 +90,8 @@ pub fn sandbox_config(
     node: &Node,
 ) -> Result<(v1::PodSandboxConfig, Vec<String>), ConfigError> {
     let spec = pod.spec.clone().unwrap_or_default();
-    let (name, namespace, uid) = (text(&pod.metadata.name), text(&pod.metadata.namespace), text(&pod.metadata.uid));
+    let (name, namespace, uid) =
+        (text(&pod.metadata.name), text(&pod.metadata.namespace), text(&pod.metadata.uid));
     let mut labels: HashMap<_, _> = pod.metadata.labels.clone().unwrap_or_default().into_iter().collect();
     labels.extend(identity(pod));
     let (dns, notes) = pod_dns(pod, &node.dns);
@@ -99,13 +100,18 @@ pub fn sandbox_config(
         _ => kernel_hostname(pod, &node.dns.cluster_domain)?,
     };
     let sysctls = spec.security_context.iter().flat_map(|s| s.sysctls.iter().flatten());
-    let log_directory = pod_log_dir(&node.pod_logs_dir, &namespace, &name, &uid).to_string_lossy().into_owned();
+    let log_directory =
+        pod_log_dir(&node.pod_logs_dir, &namespace, &name, &uid).to_string_lossy().into_owned();
     let config = v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata { name, uid, namespace, attempt }),
         hostname,
         log_directory,
         dns_config: Some(dns),
-        port_mappings: containers(pod).iter().flat_map(|c| c.ports.iter().flatten()).filter_map(port_mapping).collect(),
+        port_mappings: containers(pod)
+            .iter()
+            .flat_map(|c| c.ports.iter().flatten())
+            .filter_map(port_mapping)
+            .collect(),
         labels,
         annotations: pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect(),
         linux: Some(v1::LinuxPodSandboxConfig {
@@ -161,11 +167,11 @@ pub fn container_config(input: ContainerInput<'_>) -> Result<v1::ContainerConfig
         list.iter().flatten().map(|s| expand(s, |name| env.get(name).map(|v| (*v).to_owned()))).collect()
     };
     let mut security = container_security(pod, container, input.image_user, node)?;
-    if let (Some(target), Some(options)) = (input.target_id, security.namespace_options.as_mut()) {
-        if options.pid == v1::NamespaceMode::Container as i32 {
-            options.pid = v1::NamespaceMode::Target as i32;
-            options.target_id = target.to_owned();
-        }
+    if let (Some(target), Some(options)) = (input.target_id, security.namespace_options.as_mut())
+        && options.pid == v1::NamespaceMode::Container as i32
+    {
+        options.pid = v1::NamespaceMode::Target as i32;
+        options.target_id = target.to_owned();
     }
     let mut labels = identity(pod);
     labels.insert(labels::CONTAINER_NAME.into(), container.name.clone());
@@ -258,7 +264,11 @@ pub fn linux_resources(pod: &Pod, container: &Container, node: &Node) -> v1::Lin
         cpu_period: QUOTA_PERIOD_US,
         memory_limit_in_bytes: memory_limit,
         oom_score_adj: oom_score_adj(pod, container, node.memory_bytes),
-        hugepage_limits: node.hugepage_sizes.iter().map(|size| hugepage_limit(size, &resources.limits)).collect(),
+        hugepage_limits: node
+            .hugepage_sizes
+            .iter()
+            .map(|size| hugepage_limit(size, &resources.limits))
+            .collect(),
         unified,
         ..Default::default()
     }
@@ -270,7 +280,11 @@ fn hugepage_limit(
 ) -> v1::HugepageLimit {
     // `2MB` is the kernel's word for the resource `hugepages-2Mi`
     let resource = format!("hugepages-{}", size.replace("KB", "Ki").replace("MB", "Mi").replace("GB", "Gi"));
-    let limit = limits.as_ref().and_then(|l| l.get(&resource)).and_then(|q| crate::quantity::value(&q.0)).unwrap_or(0);
+    let limit = limits
+        .as_ref()
+        .and_then(|l| l.get(&resource))
+        .and_then(|q| crate::quantity::value(&q.0))
+        .unwrap_or(0);
     v1::HugepageLimit { page_size: size.to_owned(), limit: u64::try_from(limit).unwrap_or(0) }
 }
 
@@ -312,10 +326,19 @@ mod tests {
         let c = config(spec, ImageUser { uid: Some(1000), ..Default::default() }).unwrap();
         assert_eq!(c.command[2], "echo x $(B)");
         assert_eq!((c.log_path.as_str(), c.labels[labels::POD_UID].as_str()), ("c/3.log", "u1"));
-        assert_eq!((c.annotations[labels::RESTART_COUNT].as_str(), c.annotations[labels::POD_TERMINATION_GRACE].as_str()), ("3", "5"));
+        assert_eq!(
+            (
+                c.annotations[labels::RESTART_COUNT].as_str(),
+                c.annotations[labels::POD_TERMINATION_GRACE].as_str()
+            ),
+            ("3", "5")
+        );
         let linux = c.linux.unwrap();
         let r = linux.resources.unwrap();
-        assert_eq!((r.cpu_shares, r.cpu_quota, r.cpu_period, r.memory_limit_in_bytes), (256, 50_000, 100_000, 64 << 20));
+        assert_eq!(
+            (r.cpu_shares, r.cpu_quota, r.cpu_period, r.memory_limit_in_bytes),
+            (256, 50_000, 100_000, 64 << 20)
+        );
         assert_eq!((r.hugepage_limits[0].limit, r.oom_score_adj), (4 << 20, 999));
         let s = linux.security_context.unwrap();
         assert_eq!(s.run_as_user.unwrap().value, 1000);
@@ -331,9 +354,24 @@ mod tests {
             let result = config(spec, ImageUser { uid, username: username.into() });
             assert_eq!(result.map(|_| "ok".to_owned()).unwrap_or_else(|e| e.0), expect);
         }
-        check(json!({}), Some(0), "", "container has runAsNonRoot and image will run as root (pod: \"p_ns(u1)\", container: c)");
-        check(json!({}), None, "web", "container has runAsNonRoot and image has non-numeric user (web), cannot verify user is non-root (pod: \"p_ns(u1)\", container: c)");
-        check(json!({"runAsUser": 0}), Some(5), "", "container's runAsUser breaks non-root policy (pod: \"p_ns(u1)\", container: c)");
+        check(
+            json!({}),
+            Some(0),
+            "",
+            "container has runAsNonRoot and image will run as root (pod: \"p_ns(u1)\", container: c)",
+        );
+        check(
+            json!({}),
+            None,
+            "web",
+            "container has runAsNonRoot and image has non-numeric user (web), cannot verify user is non-root (pod: \"p_ns(u1)\", container: c)",
+        );
+        check(
+            json!({"runAsUser": 0}),
+            Some(5),
+            "",
+            "container's runAsUser breaks non-root policy (pod: \"p_ns(u1)\", container: c)",
+        );
         check(json!({"runAsUser": 7}), Some(0), "", "ok");
         check(json!({"runAsNonRoot": false}), Some(0), "", "ok");
     }

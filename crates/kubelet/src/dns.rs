@@ -106,7 +106,8 @@ fn parse_resolv_conf(text: &str) -> v1::DnsConfig {
         match words.next() {
             Some("nameserver") => config.servers.extend(words.next().map(str::to_owned)),
             Some("search" | "domain") => {
-                config.searches = words.map(|w| if w == "." { w } else { w.trim_end_matches('.') }.to_owned()).collect();
+                config.searches =
+                    words.map(|w| if w == "." { w } else { w.trim_end_matches('.') }.to_owned()).collect();
             }
             Some("options") => config.options = words.map(str::to_owned).collect(),
             _ => {}
@@ -124,7 +125,8 @@ pub fn hostname_and_domain(pod: &Pod, cluster_domain: &str) -> Result<(String, S
     if let Some(name) = spec.hostname_override {
         return Ok((shorten(pod, &name)?, String::new()));
     }
-    let own = spec.hostname.filter(|h| !h.is_empty()).or_else(|| pod.metadata.name.clone()).unwrap_or_default();
+    let own =
+        spec.hostname.filter(|h| !h.is_empty()).or_else(|| pod.metadata.name.clone()).unwrap_or_default();
     let domain = match spec.subdomain.filter(|s| !s.is_empty()) {
         Some(sub) => {
             format!("{sub}.{}.svc.{cluster_domain}", pod.metadata.namespace.as_deref().unwrap_or_default())
@@ -197,7 +199,8 @@ fn alias_lines(aliases: &[HostAlias]) -> String {
     if aliases.is_empty() {
         return String::new();
     }
-    let lines = aliases.iter().map(|a| format!("{}\t{}\n", a.ip, a.hostnames.clone().unwrap_or_default().join("\t")));
+    let lines =
+        aliases.iter().map(|a| format!("{}\t{}\n", a.ip, a.hostnames.clone().unwrap_or_default().join("\t")));
     format!("\n# Entries added by HostAliases.\n{}", lines.collect::<String>())
 }
 

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, EnvVarSource, ObjectFieldSelector, Pod, ResourceFieldSelector, Service};
+use k8s_openapi::api::core::v1::{
+    Container, EnvVarSource, ObjectFieldSelector, Pod, ResourceFieldSelector, Service,
+};
 
 use crate::objects::Objects;
 use crate::quantity::{millis, value};
@@ -53,15 +55,16 @@ pub fn environment(input: &EnvInput<'_>, container: &Container) -> Result<Vec<(S
         let prefix = from.prefix.as_deref().unwrap_or_default();
         if let Some(r) = &from.config_map_ref {
             match input.objects.config_map(&r.name) {
-                Some(map) => env.extend(map.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), v.clone()))),
+                Some(map) => {
+                    env.extend(map.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), v.clone())))
+                }
                 None if r.optional == Some(true) => {}
                 None => return Err(EnvError::NoConfigMap(r.name.clone())),
             }
         } else if let Some(r) = &from.secret_ref {
             match input.objects.secret(&r.name) {
-                Some(secret) => env.extend(
-                    secret.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), text(&v.0))),
-                ),
+                Some(secret) => env
+                    .extend(secret.data.iter().flatten().map(|(k, v)| (format!("{prefix}{k}"), text(&v.0)))),
                 None if r.optional == Some(true) => {}
                 None => return Err(EnvError::NoSecret(r.name.clone())),
             }
@@ -107,9 +110,12 @@ fn from_source(
         return match map.data.as_ref().and_then(|d| d.get(&r.key)) {
             Some(value) => Ok(Some(value.clone())),
             None if optional => Ok(None),
-            None => {
-                Err(EnvError::NoKey { kind: "ConfigMap", namespace, name: r.name.clone(), key: r.key.clone() })
-            }
+            None => Err(EnvError::NoKey {
+                kind: "ConfigMap",
+                namespace,
+                name: r.name.clone(),
+                key: r.key.clone(),
+            }),
         };
     }
     if let Some(r) = &source.secret_key_ref {
@@ -120,7 +126,9 @@ fn from_source(
         return match secret.data.as_ref().and_then(|d| d.get(&r.key)) {
             Some(value) => Ok(Some(text(&value.0))),
             None if optional => Ok(None),
-            None => Err(EnvError::NoKey { kind: "Secret", namespace, name: r.name.clone(), key: r.key.clone() }),
+            None => {
+                Err(EnvError::NoKey { kind: "Secret", namespace, name: r.name.clone(), key: r.key.clone() })
+            }
         };
     }
     Ok(Some(String::new()))
@@ -227,7 +235,8 @@ pub fn resource_value(
         return Err(unsupported());
     }
     let amount = amount.unwrap_or_else(|| "0".into());
-    let divisor = field.divisor.as_ref().map(|q| q.0.as_str()).filter(|d| *d != "0" && !d.is_empty()).unwrap_or("1");
+    let divisor =
+        field.divisor.as_ref().map(|q| q.0.as_str()).filter(|d| *d != "0" && !d.is_empty()).unwrap_or("1");
     let bad = || EnvError::Divisor(divisor.to_owned());
     let divide = |a: i64, b: i64| a / b + i64::from(a % b != 0);
     Ok(if name == "cpu" {
@@ -307,7 +316,8 @@ fn variables_of(name: &str, service: &Service) -> Vec<(String, String)> {
     for (i, port) in ports.iter().enumerate() {
         let protocol = port.protocol.as_deref().unwrap_or("TCP");
         let lower = protocol.to_lowercase();
-        let address = if ip.contains(':') { format!("[{ip}]:{}", port.port) } else { format!("{ip}:{}", port.port) };
+        let address =
+            if ip.contains(':') { format!("[{ip}]:{}", port.port) } else { format!("{ip}:{}", port.port) };
         let url = format!("{lower}://{address}");
         if i == 0 {
             vars.push((format!("{prefix}_PORT"), url.clone()));
@@ -335,11 +345,16 @@ mod tests {
         let service = |ns: &str, name: &str, ip: &str| {
             let spec = json!({"clusterIP": ip, "ports": [{"port": 443, "name": "https"}]});
             Arc::new(
-                serde_json::from_value(json!({"metadata": {"name": name, "namespace": ns}, "spec": spec})).unwrap(),
+                serde_json::from_value(json!({"metadata": {"name": name, "namespace": ns}, "spec": spec}))
+                    .unwrap(),
             )
         };
         Objects {
-            config_maps: [("cm".into(), Some(Arc::new(serde_json::from_value(map).unwrap()))), ("no".into(), None)].into(),
+            config_maps: [
+                ("cm".into(), Some(Arc::new(serde_json::from_value(map).unwrap()))),
+                ("no".into(), None),
+            ]
+            .into(),
             secrets: [("s".into(), Some(Arc::new(serde_json::from_value(secret).unwrap())))].into(),
             services: vec![
                 service("default", "kubernetes", "10.96.0.1"),
@@ -371,12 +386,16 @@ mod tests {
     fn variables_come_from_everywhere() {
         #[track_caller]
         fn check(env: serde_json::Value, expect: &str) {
-            let env = run(json!({"name": "c", "env": env, "resources": {"limits": {"memory": "64Mi"}}}), false);
+            let env =
+                run(json!({"name": "c", "env": env, "resources": {"limits": {"memory": "64Mi"}}}), false);
             let value = env.map(|e| e.get("V").cloned().unwrap_or_else(|| "<unset>".into()));
             assert_eq!(value.unwrap_or_else(|e| format!("error: {e}")), expect);
         }
         let from = |source: serde_json::Value| json!([{"name": "V", "valueFrom": source}]);
-        check(json!([{"name": "A", "value": "x"}, {"name": "V", "value": "$(A)-$$(A)-$(B)-$"}]), "x-$(A)-$(B)-$");
+        check(
+            json!([{"name": "A", "value": "x"}, {"name": "V", "value": "$(A)-$$(A)-$(B)-$"}]),
+            "x-$(A)-$(B)-$",
+        );
         check(json!([{"name": "V", "value": "$(KUBERNETES_SERVICE_HOST)"}]), "10.96.0.1");
         check(from(json!({"fieldRef": {"fieldPath": "metadata.labels['app']"}})), "x");
         check(from(json!({"fieldRef": {"fieldPath": "metadata.labels"}})), "app=\"x\"\nb=\"q\\\"t\"");
@@ -385,7 +404,10 @@ mod tests {
         check(from(json!({"resourceFieldRef": {"resource": "limits.cpu"}})), "2");
         check(from(json!({"configMapKeyRef": {"name": "cm", "key": "b"}})), "2");
         check(from(json!({"secretKeyRef": {"name": "s", "key": "pw"}})), "sesame");
-        check(from(json!({"configMapKeyRef": {"name": "no", "key": "b"}})), "error: configmap \"no\" not found");
+        check(
+            from(json!({"configMapKeyRef": {"name": "no", "key": "b"}})),
+            "error: configmap \"no\" not found",
+        );
         check(from(json!({"secretKeyRef": {"name": "no", "key": "b"}})), "error: secret \"no\" not found");
         check(
             from(json!({"configMapKeyRef": {"name": "cm", "key": "z"}})),
@@ -396,7 +418,9 @@ mod tests {
 
     #[test]
     fn services_and_whole_maps() {
-        let env = run(json!({"name": "c", "envFrom": [{"prefix": "P_", "configMapRef": {"name": "cm"}}]}), true).unwrap();
+        let env =
+            run(json!({"name": "c", "envFrom": [{"prefix": "P_", "configMapRef": {"name": "cm"}}]}), true)
+                .unwrap();
         for (name, expect) in [
             ("P_a", Some("1")),
             ("MY_DB_SERVICE_HOST", Some("10.96.0.7")),
@@ -408,6 +432,8 @@ mod tests {
             assert_eq!(env.get(name).map(String::as_str), expect, "{name}");
         }
         let without = run(json!({"name": "c"}), false).unwrap();
-        assert!(without.contains_key("KUBERNETES_SERVICE_HOST") && !without.contains_key("MY_DB_SERVICE_HOST"));
+        assert!(
+            without.contains_key("KUBERNETES_SERVICE_HOST") && !without.contains_key("MY_DB_SERVICE_HOST")
+        );
     }
 }

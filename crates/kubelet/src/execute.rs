@@ -84,7 +84,16 @@ impl Round {
         host_ips: Vec<String>,
         mounted: bool,
     ) -> Self {
-        Self { shared, pod, observed, host_ips, mounted, sandbox: None, prepared: None, outcome: Outcome::default() }
+        Self {
+            shared,
+            pod,
+            observed,
+            host_ips,
+            mounted,
+            sandbox: None,
+            prepared: None,
+            outcome: Outcome::default(),
+        }
     }
 
     pub(crate) fn uid(&self) -> &str {
@@ -215,7 +224,9 @@ impl Round {
         }
         for (name, error) in failed {
             let cause = match &token_error {
-                Some(e) if error.0.starts_with("failed to fetch token") => format!("failed to fetch token: {e}"),
+                Some(e) if error.0.starts_with("failed to fetch token") => {
+                    format!("failed to fetch token: {e}")
+                }
                 _ => error.0,
             };
             let _ = fail(format!("MountVolume.SetUp failed for volume {name:?} : {cause}"));
@@ -257,7 +268,8 @@ impl Round {
         for note in notes {
             self.shared.event(&self.pod, None, true, "DNSConfigForming", note);
         }
-        std::fs::create_dir_all(&config.log_directory).map_err(|e| format!("create pod log directory: {e}"))?;
+        std::fs::create_dir_all(&config.log_directory)
+            .map_err(|e| format!("create pod log directory: {e}"))?;
         let handler = self.runtime_handler().await?;
         let runtime = &self.shared.runtime;
         let id = runtime.run_pod_sandbox(config.clone(), &handler).await.map_err(text)?;
@@ -300,7 +312,8 @@ impl Round {
         let (left, _) = watch::channel(names);
         let this = &*self;
         let kills = running.iter().map(|seen| {
-            let container = kind_of(&this.pod, &seen.name).and_then(|k| find_container(&this.pod, k, &seen.name));
+            let container =
+                kind_of(&this.pod, &seen.name).and_then(|k| find_container(&this.pod, k, &seen.name));
             let kill =
                 Kill { id: seen.id.clone(), name: seen.name.clone(), message: String::new(), grace_seconds };
             let left = &left;
@@ -333,8 +346,11 @@ impl Round {
     ) -> Result<(), Stop> {
         let kind = kind_of(&self.pod, &kill.name).unwrap_or(ContainerKind::Regular);
         let about = Some((kind, kill.name.as_str()));
-        let message =
-            if kill.message.is_empty() { format!("Stopping container {}", kill.name) } else { kill.message.clone() };
+        let message = if kill.message.is_empty() {
+            format!("Stopping container {}", kill.name)
+        } else {
+            kill.message.clone()
+        };
         self.shared.event(&self.pod, about, false, "Killing", message);
         let deadline = Instant::now() + Duration::from_secs(u64::try_from(kill.grace_seconds).unwrap_or(0));
         let hook = container.and_then(|c| Some((c, c.lifecycle.as_ref()?.pre_stop.as_ref()?)));
@@ -356,7 +372,8 @@ impl Round {
             let turn = names.wait_for(|names| !names.iter().any(|n| before.contains(n.as_str())));
             let _ = tokio::time::timeout(deadline.saturating_duration_since(Instant::now()), turn).await;
         }
-        let rest = i64::try_from(deadline.saturating_duration_since(Instant::now()).as_secs_f64().ceil() as u64);
+        let rest =
+            i64::try_from(deadline.saturating_duration_since(Instant::now()).as_secs_f64().ceil() as u64);
         let grace = rest.unwrap_or(0).max(MINIMUM_GRACE_SECONDS);
         match self.shared.runtime.stop_container(&kill.id, grace).await {
             Ok(()) => Ok(()),
@@ -371,11 +388,11 @@ impl Round {
     async fn purge_init_containers(&mut self) -> Result<(), Stop> {
         let inits = init_containers(&self.pod);
         for seen in &self.observed.containers {
-            if inits.iter().any(|c| c.name == seen.name) {
-                if let Err(e) = self.shared.runtime.remove_container(&seen.id).await {
-                    tracing::warn!(container = seen.name, error = %e, "an init container cannot be removed");
-                    return Err(self.retry());
-                }
+            if inits.iter().any(|c| c.name == seen.name)
+                && let Err(e) = self.shared.runtime.remove_container(&seen.id).await
+            {
+                tracing::warn!(container = seen.name, error = %e, "an init container cannot be removed");
+                return Err(self.retry());
             }
         }
         Ok(())

@@ -1,14 +1,17 @@
 //! What is done now and then: logs are rotated, images that nobody needs make room, figures are set.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cri::{ImageApi, v1};
+use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 
+use crate::container_config::{container_log_path, pod_log_dir};
 use crate::pods::Pods;
 use crate::shared::Shared;
-use crate::sync::ContainerState;
+use crate::sync::{ContainerState, ObservedContainer};
 
 /// An image younger than this is not removed, in seconds (upstream's `imageMinimumGCAge`).
 const MIN_IMAGE_AGE_SECONDS: i64 = 120;
@@ -36,9 +39,12 @@ pub async fn run(shared: &Arc<Shared>, pods: &Pods, images: &dyn ImageApi) {
     let sandboxes = list.iter().filter(|(_, v)| v.observed.sandboxes.iter().any(|s| s.ready)).count();
     let containers: usize = list.iter().map(|(_, v)| running(v)).sum();
     shared.metrics.set_running(i64::try_from(sandboxes).unwrap_or(0), i64::try_from(containers).unwrap_or(0));
-    for (_, view) in &list {
+    for (pod, view) in &list {
         for container in view.observed.containers.iter().filter(|c| c.state == ContainerState::Running) {
-            rotate(shared, &container.id).await;
+            let path = log_path(shared, pod, container);
+            if let Err(e) = crate::logs::rotate(&*shared.runtime, &container.id, &path, client::now()).await {
+                tracing::warn!(error = %e, path = %path.display(), "a log cannot be rotated");
+            }
         }
     }
     let used: BTreeSet<String> =
@@ -46,15 +52,12 @@ pub async fn run(shared: &Arc<Shared>, pods: &Pods, images: &dyn ImageApi) {
     collect_images(shared, images, &used).await;
 }
 
-async fn rotate(shared: &Shared, id: &str) {
-    let Ok(status) = shared.runtime.container_status(id).await else { return };
-    if status.log_path.is_empty() {
-        return;
-    }
-    let path = std::path::PathBuf::from(status.log_path);
-    if let Err(e) = crate::logs::rotate(&*shared.runtime, id, &path, client::now()).await {
-        tracing::warn!(error = %e, path = %path.display(), "a log cannot be rotated");
-    }
+fn log_path(shared: &Shared, pod: &Pod, container: &ObservedContainer) -> PathBuf {
+    let text = |v: &Option<String>| v.clone().unwrap_or_default();
+    let meta = &pod.metadata;
+    let root = &shared.config.pod_logs_dir;
+    pod_log_dir(root, &text(&meta.namespace), &text(&meta.name), &text(&meta.uid))
+        .join(container_log_path(&container.name, container.restart_count))
 }
 
 /// What an image is to garbage collection.
@@ -95,7 +98,9 @@ async fn collect_images(shared: &Shared, api: &dyn ImageApi, used: &BTreeSet<Str
     }
     let (Ok(images), Ok(info)) = (api.list_images().await, api.image_fs_info().await) else { return };
     let in_use = |image: &v1::Image| {
-        image.pinned || used.contains(&image.id) || image.repo_digests.iter().chain(&image.repo_tags).any(|n| used.contains(n))
+        image.pinned
+            || used.contains(&image.id)
+            || image.repo_digests.iter().chain(&image.repo_tags).any(|n| used.contains(n))
     };
     let candidates: Vec<Candidate> = {
         let mut ages = shared.image_gc.0.lock();
@@ -142,8 +147,18 @@ mod tests {
 
     #[test]
     fn the_longest_unused_go_first_and_young_ones_stay() {
-        let image = |id: &str, size_bytes, last_used, first_seen| Candidate { id: id.into(), size_bytes, last_used, first_seen };
-        let list = vec![image("new", 10, 0, 950), image("old", 10, 100, 0), image("older", 10, 50, 0), image("far", 99, 500, 0)];
+        let image = |id: &str, size_bytes, last_used, first_seen| Candidate {
+            id: id.into(),
+            size_bytes,
+            last_used,
+            first_seen,
+        };
+        let list = vec![
+            image("new", 10, 0, 950),
+            image("old", 10, 100, 0),
+            image("older", 10, 50, 0),
+            image("far", 99, 500, 0),
+        ];
         assert_eq!(choose(list.clone(), 15, 1000), ["older", "old"]);
         assert_eq!(choose(list, 0, 1000), Vec::<String>::new());
     }

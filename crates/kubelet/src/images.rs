@@ -98,13 +98,15 @@ impl Images {
                     return Err(StartError::new("ImageInspectError", message));
                 }
                 Ok(Some(ready)) => {
-                    let message =
-                        format!("Container image {image:?} already present on machine and can be accessed by the pod");
+                    let message = format!(
+                        "Container image {image:?} already present on machine and can be accessed by the pod"
+                    );
                     tell(ImageEvent { warning: false, reason: "Pulled", message });
                     return Ok(ready);
                 }
                 Ok(None) if request.policy == "Never" => {
-                    let message = format!("Container image {image:?} is not present with pull policy of Never");
+                    let message =
+                        format!("Container image {image:?} is not present with pull policy of Never");
                     tell(ImageEvent { warning: true, reason: "ErrImageNeverPull", message: message.clone() });
                     return Err(StartError::new("ErrImageNeverPull", message));
                 }
@@ -168,7 +170,9 @@ impl Images {
             go_duration(waited),
         );
         tell(ImageEvent { warning: false, reason: "Pulled", message });
-        let user = status.map(|s| ImageUser { uid: s.uid.map(|u| u.value), username: s.username }).unwrap_or_default();
+        let user = status
+            .map(|s| ImageUser { uid: s.uid.map(|u| u.value), username: s.username })
+            .unwrap_or_default();
         Ok(ReadyImage { id, user })
     }
 
@@ -253,8 +257,8 @@ pub fn default_tag(image: &str) -> Result<String, String> {
         !s.is_empty() && s.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || extra.contains(&c))
     };
     let mut parts: Vec<&str> = path.split('/').collect();
-    let has_domain =
-        parts.len() > 1 && (parts[0].contains(['.', ':']) || parts[0] == "localhost" || parts[0] != parts[0].to_lowercase());
+    let has_domain = parts.len() > 1
+        && (parts[0].contains(['.', ':']) || parts[0] == "localhost" || parts[0] != parts[0].to_lowercase());
     if has_domain {
         let host = parts.remove(0);
         if !host.chars().all(|c| c.is_ascii_alphanumeric() || ".:-[]_".contains(c)) {
@@ -271,7 +275,10 @@ pub fn default_tag(image: &str) -> Result<String, String> {
         return fail(&format!("invalid reference format: repository name ({name}) must be lowercase"));
     }
     let tag_ok = tag.is_none_or(|t| {
-        !t.is_empty() && t.len() <= 128 && t.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) && !t.starts_with(['.', '-'])
+        !t.is_empty()
+            && t.len() <= 128
+            && t.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
+            && !t.starts_with(['.', '-'])
     });
     let digest_ok = digest.is_none_or(|d| {
         d.split_once(':').is_some_and(|(kind, hex)| {
@@ -285,7 +292,11 @@ pub fn default_tag(image: &str) -> Result<String, String> {
 }
 
 fn qualified(repository: &str, has_domain: bool) -> String {
-    if has_domain || repository.contains('/') { repository.to_owned() } else { format!("library/{repository}") }
+    if has_domain || repository.contains('/') {
+        repository.to_owned()
+    } else {
+        format!("library/{repository}")
+    }
 }
 
 /// The registry and repository of an image, with the default ones filled in.
@@ -332,7 +343,9 @@ pub fn credentials_for(image: &str, secrets: &[&Secret]) -> Vec<v1::AuthConfig> 
                 .and_then(|d| d.get(".dockercfg"))
                 .and_then(|b| serde_json::from_slice(&b.0).ok())
                 .map(|auths| DockerConfig { auths }),
-            _ => data.and_then(|d| d.get(".dockerconfigjson")).and_then(|b| serde_json::from_slice(&b.0).ok()),
+            _ => {
+                data.and_then(|d| d.get(".dockerconfigjson")).and_then(|b| serde_json::from_slice(&b.0).ok())
+            }
         };
         for (server, auth) in config.unwrap_or_default().auths {
             if let Some(closeness) = fits(&server, &path) {
@@ -340,7 +353,7 @@ pub fn credentials_for(image: &str, secrets: &[&Secret]) -> Vec<v1::AuthConfig> 
             }
         }
     }
-    found.sort_by(|a, b| b.0.cmp(&a.0));
+    found.sort_by_key(|(closeness, _)| std::cmp::Reverse(*closeness));
     found.into_iter().map(|(_, auth)| auth).collect()
 }
 
@@ -353,7 +366,8 @@ fn to_auth(server: &str, auth: &DockerAuth) -> v1::AuthConfig {
         ..Default::default()
     };
     let decoded = base64::engine::general_purpose::STANDARD.decode(&auth.auth).ok();
-    if let Some((user, password)) = decoded.and_then(|d| String::from_utf8(d).ok()).as_deref().and_then(|t| t.split_once(':'))
+    if let Some((user, password)) =
+        decoded.and_then(|d| String::from_utf8(d).ok()).as_deref().and_then(|t| t.split_once(':'))
     {
         config.username = user.to_owned();
         config.password = password.trim_end_matches('\0').to_owned();

@@ -31,7 +31,8 @@ pub async fn run_hook(
             Ok(answer) if answer.exit_code == 0 => Ok(()),
             Ok(answer) => {
                 let output = String::from_utf8_lossy(&[answer.stdout, answer.stderr].concat()).into_owned();
-                let error = format!("command '{}' exited with {}: {output}", command.join(" "), answer.exit_code);
+                let error =
+                    format!("command '{}' exited with {}: {output}", command.join(" "), answer.exit_code);
                 Err(format!("{head}{error}, message: {output:?}"))
             }
             Err(e) => Err(format!("{head}{e}, message: \"\"")),

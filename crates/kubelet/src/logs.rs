@@ -50,7 +50,12 @@ pub fn tail(path: &Path, max_bytes: usize, max_lines: usize) -> io::Result<Strin
 ///
 /// # Errors
 /// What the file system says; a runtime that cannot reopen gets its file back.
-pub async fn rotate(runtime: &dyn RuntimeApi, container_id: &str, path: &Path, now: meta::Time) -> io::Result<bool> {
+pub async fn rotate(
+    runtime: &dyn RuntimeApi,
+    container_id: &str,
+    path: &Path,
+    now: meta::Time,
+) -> io::Result<bool> {
     let size = match fs::metadata(path) {
         Ok(meta) => meta.len(),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),

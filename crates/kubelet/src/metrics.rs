@@ -52,8 +52,16 @@ impl Metrics {
     /// Puts everything into a registry.
     pub fn register(&self, registry: &mut Registry) {
         let r = registry.sub_registry_with_prefix("kubelet");
-        r.register("running_pods", "Number of pods that have a running pod sandbox", self.running_pods.clone());
-        r.register("running_containers", "Number of containers currently running", self.running_containers.clone());
+        r.register(
+            "running_pods",
+            "Number of pods that have a running pod sandbox",
+            self.running_pods.clone(),
+        );
+        r.register(
+            "running_containers",
+            "Number of containers currently running",
+            self.running_containers.clone(),
+        );
         r.register(
             "pod_start_duration_seconds",
             "Duration in seconds from kubelet seeing a pod for the first time to the pod starting to run",
@@ -70,7 +78,11 @@ impl Metrics {
             self.run_podsandbox_duration.clone(),
         );
         r.register("started_pods", "Cumulative number of pods started", self.started_pods.clone());
-        r.register("started_containers", "Cumulative number of containers started", self.started_containers.clone());
+        r.register(
+            "started_containers",
+            "Cumulative number of containers started",
+            self.started_containers.clone(),
+        );
     }
 
     pub fn sandbox_started(&self, took: Duration) {

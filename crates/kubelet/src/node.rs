@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use futures::future::BoxFuture;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Node, NodeStatus, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use kube::api::{Patch, PatchParams, PostParams};
@@ -140,7 +140,11 @@ fn tell(shared: &Shared, node: &Node, report: &node_status::Report) {
         shared.recorder.normal(&about, reason, format!("Node {name} status is now: {reason}"));
     }
     if let Some(boot_id) = &report.rebooted {
-        shared.recorder.warning(&about, "Rebooted", format!("Node {name} has been rebooted, boot id: {boot_id}"));
+        shared.recorder.warning(
+            &about,
+            "Rebooted",
+            format!("Node {name} has been rebooted, boot id: {boot_id}"),
+        );
     }
 }
 
@@ -148,10 +152,9 @@ fn tell(shared: &Shared, node: &Node, report: &node_status::Report) {
 /// replaced.
 fn status_patch(old: &NodeStatus, new: &NodeStatus) -> Value {
     let mut status = serde_json::to_value(new).unwrap_or_default();
-    if old.addresses.as_ref().is_some_and(|a| !a.is_empty()) {
-        if let Some(addresses) = status.get_mut("addresses").and_then(Value::as_array_mut) {
-            addresses.push(json!({"$patch": "replace"}));
-        }
+    let replaces = old.addresses.as_ref().is_some_and(|a| !a.is_empty());
+    if let Some(addresses) = status.get_mut("addresses").and_then(Value::as_array_mut).filter(|_| replaces) {
+        addresses.push(json!({"$patch": "replace"}));
     }
     json!({"status": status})
 }

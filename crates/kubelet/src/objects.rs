@@ -56,7 +56,8 @@ pub fn references(pod: &Pod) -> References {
     for volume in spec.volumes.iter().flatten() {
         of_volume(volume, &mut refs);
     }
-    refs.secrets.extend(spec.image_pull_secrets.iter().flatten().map(|s| s.name.clone()).filter(|n| !n.is_empty()));
+    refs.secrets
+        .extend(spec.image_pull_secrets.iter().flatten().map(|s| s.name.clone()).filter(|n| !n.is_empty()));
     refs
 }
 

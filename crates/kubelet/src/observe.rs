@@ -31,8 +31,10 @@ pub struct Seen(HashMap<String, (i32, ObservedContainer)>);
 pub async fn observe(runtime: &dyn RuntimeApi, uid: &str, seen: &mut Seen) -> cri::Result<RuntimePod> {
     let sandbox_filter = v1::PodSandboxFilter { label_selector: selector(uid), ..Default::default() };
     let container_filter = v1::ContainerFilter { label_selector: selector(uid), ..Default::default() };
-    let (sandboxes, containers) =
-        tokio::join!(runtime.list_pod_sandboxes(Some(sandbox_filter)), runtime.list_containers(Some(container_filter)));
+    let (sandboxes, containers) = tokio::join!(
+        runtime.list_pod_sandboxes(Some(sandbox_filter)),
+        runtime.list_containers(Some(container_filter))
+    );
     let mut sandboxes = sandboxes?;
     let mut containers = containers?;
     sandboxes.sort_by_key(|s| std::cmp::Reverse(s.created_at));
@@ -47,7 +49,8 @@ pub async fn observe(runtime: &dyn RuntimeApi, uid: &str, seen: &mut Seen) -> cr
     }
     seen.0.retain(|id, _| containers.iter().any(|c| &c.id == id));
     for container in containers {
-        if let Some((state, known)) = seen.0.get(&container.id).filter(|(state, _)| *state == container.state) {
+        if let Some((state, known)) = seen.0.get(&container.id).filter(|(state, _)| *state == container.state)
+        {
             debug_assert_eq!(*state, container.state);
             pod.containers.push(known.clone());
             continue;
@@ -115,7 +118,11 @@ fn container_of(status: v1::ContainerStatus) -> ObservedContainer {
         reason: if exited { status.reason.clone() } else { String::new() },
         message,
         resources: status.resources.as_ref().and_then(|r| r.linux.as_ref()).map(resources_of),
-        user: status.user.as_ref().and_then(|u| u.linux.as_ref()).map(|u| (u.uid, u.gid, u.supplemental_groups.clone())),
+        user: status
+            .user
+            .as_ref()
+            .and_then(|u| u.linux.as_ref())
+            .map(|u| (u.uid, u.gid, u.supplemental_groups.clone())),
         id: status.id,
     }
 }
@@ -134,16 +141,18 @@ fn resources_of(linux: &v1::LinuxContainerResources) -> ObservedResources {
 fn termination_message(status: &v1::ContainerStatus) -> String {
     let annotation = |key: &str| status.annotations.get(key).map(String::as_str).unwrap_or_default();
     let path = annotation(labels::TERMINATION_PATH);
-    let fallback =
-        annotation(labels::TERMINATION_POLICY) == "FallbackToLogsOnError" && status.exit_code != 0;
+    let fallback = annotation(labels::TERMINATION_POLICY) == "FallbackToLogsOnError" && status.exit_code != 0;
     let mount = status.mounts.iter().find(|m| !path.is_empty() && m.container_path == path);
     let mut message = match mount.map(|m| read_head(Path::new(&m.host_path), MAX_MESSAGE_BYTES)) {
         Some(Ok(text)) => text,
-        Some(Err(e)) => return format!("Error on reading termination log {}: {e}", mount.map_or("", |m| &m.host_path)),
+        Some(Err(e)) => {
+            return format!("Error on reading termination log {}: {e}", mount.map_or("", |m| &m.host_path));
+        }
         None => String::new(),
     };
     if message.is_empty() && fallback {
-        message = crate::logs::tail(Path::new(&status.log_path), MAX_LOG_BYTES, MAX_LOG_LINES).unwrap_or_default();
+        message =
+            crate::logs::tail(Path::new(&status.log_path), MAX_LOG_BYTES, MAX_LOG_LINES).unwrap_or_default();
     }
     // the runtime's own message counts too, if nothing else was said
     match (status.message.is_empty(), message.is_empty()) {

@@ -166,7 +166,8 @@ impl Pods {
             if self.actors.read().contains_key(&uid) {
                 continue;
             }
-            let own: Vec<_> = containers.iter().filter(|c| c.labels.get(labels::POD_UID) == Some(&uid)).collect();
+            let own: Vec<_> =
+                containers.iter().filter(|c| c.labels.get(labels::POD_UID) == Some(&uid)).collect();
             let pod = pod_from_labels(&sandbox, &own);
             tracing::info!(pod = ?pod.metadata.name, uid, "a pod that the API does not have any more is ended");
             self.start(uid, Input { pod: Arc::new(pod), gone: true, failure: None });
@@ -186,7 +187,9 @@ fn pod_from_labels(sandbox: &v1::PodSandbox, containers: &[&v1::Container]) -> P
     pod.metadata.deletion_grace_period_seconds =
         containers.iter().find_map(|c| number(c, labels::POD_DELETION_GRACE));
     let mut spec = k8s_openapi::api::core::v1::PodSpec {
-        termination_grace_period_seconds: containers.iter().find_map(|c| number(c, labels::POD_TERMINATION_GRACE)),
+        termination_grace_period_seconds: containers
+            .iter()
+            .find_map(|c| number(c, labels::POD_TERMINATION_GRACE)),
         ..Default::default()
     };
     for c in containers {

@@ -34,7 +34,8 @@ pub fn qos_class(pod: &Pod) -> &'static str {
         None => containers.map(|c| c.resources.as_ref().unwrap_or(&empty)).collect(),
     };
     let names = ["cpu", "memory"];
-    let any = all.iter().any(|r| names.iter().any(|n| amount(&r.requests, n) > 0 || amount(&r.limits, n) > 0));
+    let any =
+        all.iter().any(|r| names.iter().any(|n| amount(&r.requests, n) > 0 || amount(&r.limits, n) > 0));
     if !any {
         return "BestEffort";
     }
@@ -64,7 +65,9 @@ pub fn oom_score_adj(pod: &Pod, container: &Container, node_memory_bytes: i64) -
     let score = |bytes: i64| 1000 - 1000 * bytes / node_memory_bytes.max(1);
     let mut adjust = score(request(container));
     let sidecar = container.restart_policy.as_deref() == Some("Always")
-        && spec.and_then(|s| s.init_containers.as_ref()).is_some_and(|l| l.iter().any(|c| c.name == container.name));
+        && spec
+            .and_then(|s| s.init_containers.as_ref())
+            .is_some_and(|l| l.iter().any(|c| c.name == container.name));
     if sidecar {
         let least = spec.and_then(|s| s.containers.iter().map(request).min()).unwrap_or(0);
         adjust = adjust.min(score(least));

@@ -172,7 +172,11 @@ mod tests {
             assert_eq!(changes(&status(old), &status(new)).unwrap_or(Value::Null), expect);
         }
         check(json!({"phase": "Running"}), json!({"phase": "Running"}), Value::Null);
-        check(json!({"phase": "Pending", "reason": "X"}), json!({"phase": "Running"}), json!({"phase": "Running", "reason": null}));
+        check(
+            json!({"phase": "Pending", "reason": "X"}),
+            json!({"phase": "Running"}),
+            json!({"phase": "Running", "reason": null}),
+        );
         check(
             json!({"conditions": [{"type": "A", "status": "True"}, {"type": "B", "status": "False", "reason": "R"}]}),
             json!({"conditions": [{"type": "A", "status": "True"}, {"type": "B", "status": "True"}]}),

@@ -25,11 +25,11 @@ use crate::metrics::Metrics;
 use crate::node::{self, StatusSource};
 use crate::node_status::{Settings, Source};
 use crate::pods::{Change, Pods, follow};
-use crate::shared::{PodCgroups, Shared};
 use crate::server::auth::{ApiReviews, Gate};
 use crate::server::listen::TlsError;
 use crate::server::stats::Collector;
 use crate::server::{self, Server, tls_config};
+use crate::shared::{PodCgroups, Shared};
 use crate::tokens::Tokens;
 use crate::watched::Watched;
 
@@ -170,7 +170,8 @@ impl Kubelet {
             .map_err(|source| Error::Io { path: pods_dir.display().to_string(), source })?;
         let informers = Informers::new(client.clone());
         let pods = Arc::new(Pods::default());
-        let woken = pods.clone();
+        // the pods know what is shared, not the other way round
+        let woken = Arc::downgrade(&pods);
         let status = parts.register_node.then(|| {
             let source: Arc<dyn StatusSource> = Arc::new(Source {
                 runtime: parts.runtime.clone(),
@@ -191,7 +192,10 @@ impl Kubelet {
         let shared = Arc::new(Shared {
             node: node_facts(&config),
             images: Images::new(parts.images.clone()),
-            watched: Watched::new(client.clone(), Arc::new(move |uid| woken.wake_objects(uid))),
+            watched: Watched::new(
+                client.clone(),
+                Arc::new(move |uid| woken.upgrade().into_iter().for_each(|pods| pods.wake_objects(uid))),
+            ),
             tokens: Tokens::new(client.clone()),
             services: informers.of::<Service>(Options::all()),
             recorder,
@@ -203,6 +207,7 @@ impl Kubelet {
             metrics: Metrics::default(),
             image_gc: ImageGc::default(),
             started: std::time::Instant::now(),
+            stop: CancellationToken::new(),
             config,
         });
         pods.attach(shared.clone());
@@ -214,6 +219,7 @@ impl Kubelet {
     /// # Errors
     /// None at present: what fails is tried again.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let _end = self.shared.stop.clone().drop_guard();
         let config = self.shared.config.clone();
         let fields = format!("spec.nodeName={}", config.node_name);
         let pods = self.informers.of::<Pod>(Options::all().fields(fields));
@@ -224,7 +230,9 @@ impl Kubelet {
         if let Some(source) = &self.status {
             let status = source.report(&Default::default(), client::now()).await.status;
             let wanted = node::initial_node(&config, status);
-            let Some(registered) = node::register(&self.shared.client, &wanted, &shutdown).await else { return Ok(()) };
+            let Some(registered) = node::register(&self.shared.client, &wanted, &shutdown).await else {
+                return Ok(());
+            };
             let uid = registered.metadata.uid.clone().unwrap_or_default();
             *self.shared.api_node.write() = Some(Arc::new(registered));
             tasks.spawn(node::keep_status(self.shared.clone(), source.clone(), shutdown.clone()));
@@ -295,7 +303,9 @@ impl Kubelet {
             let done = crate::execute::blocking(move || crate::volumes::undo_pod(&path)).await;
             match done {
                 Ok(()) => tracing::info!(uid = name, "the directory of a pod that is gone was removed"),
-                Err(e) => tracing::warn!(uid = name, error = %e, "an orphaned pod directory cannot be removed"),
+                Err(e) => {
+                    tracing::warn!(uid = name, error = %e, "an orphaned pod directory cannot be removed")
+                }
             }
         }
     }

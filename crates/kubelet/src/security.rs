@@ -49,7 +49,12 @@ fn pod_context(pod: &Pod) -> PodSecurityContext {
 }
 
 /// Refuses a container that must not run as root but would.
-fn check_non_root(pod: &Pod, container: &Container, sc: &SecurityContext, image: &ImageUser) -> Result<(), ConfigError> {
+fn check_non_root(
+    pod: &Pod,
+    container: &Container,
+    sc: &SecurityContext,
+    image: &ImageUser,
+) -> Result<(), ConfigError> {
     if sc.run_as_non_root != Some(true) {
         return Ok(());
     }
@@ -158,7 +163,8 @@ fn groups_policy(sc: &PodSecurityContext) -> i32 {
 pub fn namespaces(pod: &Pod) -> v1::NamespaceOption {
     use v1::NamespaceMode as Mode;
     let spec = pod.spec.clone().unwrap_or_default();
-    let node_or = |node: Option<bool>, other: Mode| if node == Some(true) { Mode::Node } else { other } as i32;
+    let node_or =
+        |node: Option<bool>, other: Mode| if node == Some(true) { Mode::Node } else { other } as i32;
     let pid = if spec.share_process_namespace == Some(true) { Mode::Pod } else { Mode::Container };
     v1::NamespaceOption {
         network: node_or(spec.host_network, Mode::Pod),
@@ -187,9 +193,12 @@ fn seccomp(wanted: Option<&SeccompProfile>, node: &Node) -> Result<v1::SecurityP
     Ok(match wanted.map(|p| p.type_.as_str()) {
         Some("RuntimeDefault") => profile(ProfileType::RuntimeDefault, String::new()),
         Some("Localhost") => {
-            let name = wanted.and_then(|p| p.localhost_profile.as_deref()).filter(|n| !n.is_empty()).ok_or_else(|| {
-                ConfigError("localhostProfile must be set if seccompProfile type is Localhost.".into())
-            })?;
+            let name = wanted
+                .and_then(|p| p.localhost_profile.as_deref())
+                .filter(|n| !n.is_empty())
+                .ok_or_else(|| {
+                    ConfigError("localhostProfile must be set if seccompProfile type is Localhost.".into())
+                })?;
             let path = node.seccomp_root.join(name);
             profile(ProfileType::Localhost, path.to_string_lossy().into_owned())
         }
@@ -201,7 +210,9 @@ fn apparmor(wanted: Option<&AppArmorProfile>) -> Result<(Option<v1::SecurityProf
     use v1::security_profile::ProfileType;
     let Some(wanted) = wanted else { return Ok((None, String::new())) };
     Ok(match wanted.type_.as_str() {
-        "RuntimeDefault" => (Some(profile(ProfileType::RuntimeDefault, String::new())), "runtime/default".into()),
+        "RuntimeDefault" => {
+            (Some(profile(ProfileType::RuntimeDefault, String::new())), "runtime/default".into())
+        }
         "Unconfined" => (Some(profile(ProfileType::Unconfined, String::new())), "unconfined".into()),
         "Localhost" => {
             let name = wanted

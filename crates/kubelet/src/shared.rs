@@ -8,6 +8,7 @@ use cri::RuntimeApi;
 use k8s_openapi::api::core::v1::{Node as ApiNode, ObjectReference, Pod, Service};
 use kube::Client;
 use parking_lot::RwLock;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::container_config::Node;
@@ -37,6 +38,8 @@ pub struct Shared {
     pub metrics: Metrics,
     pub image_gc: ImageGc,
     pub started: std::time::Instant,
+    /// The end of this kubelet: its pods' actors end with it, their containers do not.
+    pub stop: CancellationToken,
 }
 
 /// The cgroups that pods run in.
@@ -82,7 +85,14 @@ impl Shared {
     }
 
     /// Records an event about a pod, or about one of its containers.
-    pub fn event(&self, pod: &Pod, container: Option<(ContainerKind, &str)>, warning: bool, reason: &str, message: impl Into<String>) {
+    pub fn event(
+        &self,
+        pod: &Pod,
+        container: Option<(ContainerKind, &str)>,
+        warning: bool,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         let about = reference(pod, container);
         self.recorder.event(&about, if warning { "Warning" } else { "Normal" }, reason, message);
     }

@@ -28,7 +28,11 @@ impl Round {
     ///
     /// # Errors
     /// The state in which the container waits.
-    pub(crate) async fn start_container(&mut self, kind: ContainerKind, container: &Container) -> Result<(), StartError> {
+    pub(crate) async fn start_container(
+        &mut self,
+        kind: ContainerKind,
+        container: &Container,
+    ) -> Result<(), StartError> {
         let about = (kind, container.name.as_str());
         let sandbox = self.current_sandbox()?;
         let ready = self.image(about, container, &sandbox).await?;
@@ -110,9 +114,12 @@ impl Round {
         sandbox: &Sandbox,
         ready: &ReadyImage,
     ) -> Result<v1::ContainerConfig, StartError> {
-        let prepared = self.prepared.as_ref().ok_or_else(|| config_error("the pod's volumes are not ready"))?;
+        let prepared =
+            self.prepared.as_ref().ok_or_else(|| config_error("the pod's volumes are not ready"))?;
         if !self.shared.services.has_synced() {
-            return Err(config_error("services have not yet been read at least once, cannot construct envvars"));
+            return Err(config_error(
+                "services have not yet been read at least once, cannot construct envvars",
+            ));
         }
         let ips = if sandbox.ips.is_empty() { self.ips() } else { sandbox.ips.clone() };
         let allocatable = self.shared.allocatable();
@@ -126,8 +133,10 @@ impl Round {
         let env = environment(&input, container).map_err(config_error)?;
         let dir = self.shared.config.pod_dir(self.uid());
         let mut mounts = {
-            let (dir, container, volumes, env) = (dir.clone(), container.clone(), prepared.volumes.clone(), env.clone());
-            let made = tokio::task::spawn_blocking(move || container_mounts(&dir, &container, &volumes, &env));
+            let (dir, container, volumes, env) =
+                (dir.clone(), container.clone(), prepared.volumes.clone(), env.clone());
+            let made =
+                tokio::task::spawn_blocking(move || container_mounts(&dir, &container, &volumes, &env));
             made.await.map_err(config_error)?.map_err(config_error)?
         };
         if !mounts.iter().any(|m| m.container_path == HOSTS_PATH) {
@@ -149,9 +158,12 @@ impl Round {
         };
         let config = container_config(input).map_err(config_error)?;
         let log_dir = Path::new(&sandbox.config.log_directory).join(&container.name);
-        blocking(move || std::fs::create_dir_all(log_dir))
-            .await
-            .map_err(|e| config_error(format!("create container log directory for container {} failed: {e}", container.name)))?;
+        blocking(move || std::fs::create_dir_all(log_dir)).await.map_err(|e| {
+            config_error(format!(
+                "create container log directory for container {} failed: {e}",
+                container.name
+            ))
+        })?;
         Ok(config)
     }
 
@@ -162,7 +174,8 @@ impl Round {
         let meta = &self.pod.metadata;
         let text = |v: &Option<String>| v.clone().unwrap_or_default();
         let root = &self.shared.config.pod_logs_dir;
-        let dir = pod_log_dir(root, &text(&meta.namespace), &text(&meta.name), self.uid()).join(&container.name);
+        let dir =
+            pod_log_dir(root, &text(&meta.namespace), &text(&meta.name), self.uid()).join(&container.name);
         crate::logs::restarts_from_logs(&dir)
     }
 
@@ -226,10 +239,13 @@ impl Round {
         id: &str,
         sandbox: &Sandbox,
     ) -> Result<(), StartError> {
-        let Some(handler) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return Ok(()) };
+        let Some(handler) = container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else {
+            return Ok(());
+        };
         let ips = if sandbox.ips.is_empty() { self.ips() } else { sandbox.ips.clone() };
         let ip = ips.first().map_or("", String::as_str);
-        let Err(message) = run_hook(&*self.shared.runtime, id, &self.pod, container, ip, handler).await else {
+        let Err(message) = run_hook(&*self.shared.runtime, id, &self.pod, container, ip, handler).await
+        else {
             return Ok(());
         };
         // the output of a hook may be secret

@@ -116,7 +116,11 @@ impl Tokens {
             .status
             .unwrap_or_default();
         let expires_at = status.expiration_timestamp.map_or(now, |t| t.0);
-        Ok(Cached { token: status.token.unwrap_or_default(), renew_at: renew_at(now, expires_at), expires_at })
+        Ok(Cached {
+            token: status.token.unwrap_or_default(),
+            renew_at: renew_at(now, expires_at),
+            expires_at,
+        })
     }
 
     /// Forgets a pod that is gone.

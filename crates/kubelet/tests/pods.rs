@@ -113,7 +113,11 @@ impl World {
                 eprintln!("{name}: {what} after {:?}", start.elapsed());
                 pod
             }
-            Err(_) => panic!("{name} is not {what}: {:#}\n{}", self.pod(name)["status"], self.events_of(name).join("\n")),
+            Err(_) => panic!(
+                "{name} is not {what}: {:#}\n{}",
+                self.pod(name)["status"],
+                self.events_of(name).join("\n")
+            ),
         }
     }
 
@@ -121,7 +125,11 @@ impl World {
         let events = self.events.list();
         let own = events.iter().filter(|e| e.involved_object.name.as_deref() == Some(name));
         own.map(|e| {
-            format!("{} {}", e.reason.as_deref().unwrap_or_default(), e.message.as_deref().unwrap_or_default())
+            format!(
+                "{} {}",
+                e.reason.as_deref().unwrap_or_default(),
+                e.message.as_deref().unwrap_or_default()
+            )
         })
         .collect()
     }
@@ -129,7 +137,10 @@ impl World {
 
 fn condition(pod: &Value, kind: &str) -> String {
     let list = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-    list.iter().find(|c| c["type"] == kind).map(|c| c["status"].as_str().unwrap_or_default().to_owned()).unwrap_or_default()
+    list.iter()
+        .find(|c| c["type"] == kind)
+        .map(|c| c["status"].as_str().unwrap_or_default().to_owned())
+        .unwrap_or_default()
 }
 
 fn is_ready(pod: &Value) -> bool {
@@ -183,9 +194,13 @@ async fn pods_live_and_end_as_their_users_expect() {
     supervisor.import(&busybox_image()).await.expect("imported");
     let runtime = supervisor.runtime();
     let world = World::new();
-    world.api.put(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cm", "namespace": "default"},
-        "data": {"key": "one"}}));
-    world.api.put(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "default"},
+    world.api.put(
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "cm", "namespace": "default"},
+        "data": {"key": "one"}}),
+    );
+    world
+        .api
+        .put(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "default"},
         "data": {"pw": "c2VzYW1l"}}));
     let node = start_kubelet(&world, runtime.clone(), data.path()).await;
 
@@ -273,7 +288,8 @@ async fn crash_looping_pod(world: &World) {
     let pod = world
         .until("crash", "in back-off", |p| {
             let status = &p["status"]["containerStatuses"][0];
-            status["state"]["waiting"]["reason"] == "CrashLoopBackOff" && status["restartCount"].as_i64() >= Some(1)
+            status["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+                && status["restartCount"].as_i64() >= Some(1)
         })
         .await;
     let status = &pod["status"]["containerStatuses"][0];
@@ -322,8 +338,10 @@ async fn misconfigured_pod(world: &World) {
         "configmap \"later\" not found"
     );
     // the object comes, and the pod runs without waiting for a clock
-    world.api.put(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later", "namespace": "default"},
-        "data": {"k": "v"}}));
+    world.api.put(
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later", "namespace": "default"},
+        "data": {"k": "v"}}),
+    );
     world.until("wrong", "running", |p| p["status"]["phase"] == "Running").await;
 }
 
@@ -333,9 +351,15 @@ async fn unhealthy_pod(world: &World) {
         json!({"terminationGracePeriodSeconds": 2, "containers": [{"name": "c", "livenessProbe": {
             "exec": {"command": ["false"]}, "periodSeconds": 1, "failureThreshold": 1}}]}),
     );
-    world.until("sick", "restarted", |p| p["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1)).await;
+    world
+        .until("sick", "restarted", |p| {
+            p["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1)
+        })
+        .await;
     let events = world.events_of("sick").join("\n");
-    for expect in ["Unhealthy Liveness probe failed: ", "Killing Container c failed liveness probe, will be restarted"] {
+    for expect in
+        ["Unhealthy Liveness probe failed: ", "Killing Container c failed liveness probe, will be restarted"]
+    {
         assert!(events.contains(expect), "{events}");
     }
 }
@@ -348,7 +372,11 @@ async fn graceful_end(world: &World, id: &str, runtime: &cri::Runtime, data: &Pa
     });
     world.until("plain", "gone", Value::is_null).await;
     let log = world.api.log(0);
-    let last = log.iter().rev().filter(|c| c.plural == "pods" && &*c.key.name == "plain").find_map(|c| c.object.clone());
+    let last = log
+        .iter()
+        .rev()
+        .filter(|c| c.plural == "pods" && &*c.key.name == "plain")
+        .find_map(|c| c.object.clone());
     let status = last.expect("a last state")["status"].clone();
     let ended = &status["containerStatuses"][0]["state"]["terminated"];
     assert_eq!((&status["phase"], &ended["exitCode"]), (&json!("Succeeded"), &json!(0)), "{status:#}");

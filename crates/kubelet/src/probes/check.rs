@@ -7,8 +7,8 @@ use cri::RuntimeApi;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::net::TcpStream;
 
-use super::http::{HttpGet, HttpResult, get, resolve_port};
 use super::grpc;
+use super::http::{HttpGet, HttpResult, get, resolve_port};
 use crate::env::expand;
 
 /// Bytes of output that an event may carry (upstream's `maxRespBodyLength` and exec limit).
@@ -70,14 +70,16 @@ pub async fn check(target: &Target, container: &Container, probe: &Probe, timeou
         let Ok(port) = u16::try_from(action.port) else {
             return Outcome::Unknown(format!("invalid port number: {}", action.port));
         };
-        return grpc::check(&target.pod_ip, port, action.service.as_deref().unwrap_or_default(), timeout).await;
+        return grpc::check(&target.pod_ip, port, action.service.as_deref().unwrap_or_default(), timeout)
+            .await;
     }
     Outcome::Unknown(format!("missing probe handler for {}", container.name))
 }
 
 async fn exec_in(target: &Target, container: &Container, command: &[String], timeout: Duration) -> Outcome {
     // only variables with plain values are known here
-    let variable = |name: &str| container.env.iter().flatten().find(|e| e.name == name).and_then(|e| e.value.clone());
+    let variable =
+        |name: &str| container.env.iter().flatten().find(|e| e.name == name).and_then(|e| e.value.clone());
     let command: Vec<_> = command.iter().map(|word| expand(word, variable)).collect();
     let seconds = i64::try_from(timeout.as_secs()).unwrap_or(1);
     match target.runtime.exec_sync(&target.container_id, &command, seconds).await {
@@ -86,11 +88,17 @@ async fn exec_in(target: &Target, container: &Container, command: &[String], tim
             let output = String::from_utf8_lossy(&output[..output.len().min(MAX_OUTPUT_BYTES)]).into_owned();
             if answer.exit_code == 0 { Outcome::Success } else { Outcome::Failure(output) }
         }
-        Err(cri::Error::DeadlineExceeded { .. }) => {
-            Outcome::Failure(format!("command timed out: {:?} timed out after {}s", command.join(" "), timeout.as_secs()))
-        }
+        Err(cri::Error::DeadlineExceeded { .. }) => Outcome::Failure(format!(
+            "command timed out: {:?} timed out after {}s",
+            command.join(" "),
+            timeout.as_secs()
+        )),
         Err(e) if e.message().contains("context deadline exceeded") || e.message().contains("timeout") => {
-            Outcome::Failure(format!("command timed out: {:?} timed out after {}s", command.join(" "), timeout.as_secs()))
+            Outcome::Failure(format!(
+                "command timed out: {:?} timed out after {}s",
+                command.join(" "),
+                timeout.as_secs()
+            ))
         }
         Err(e) => Outcome::Unknown(e.to_string()),
     }

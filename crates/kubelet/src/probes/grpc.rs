@@ -37,7 +37,9 @@ pub(super) async fn check(host: &str, port: u16, service: &str, timeout: Duratio
         // upstream's client retries a refused connection until its time is up
         Ok(Err(_)) | Err(_) => {
             let text = "context deadline exceeded";
-            return Outcome::Failure(format!("timeout: failed to connect service {address:?} within {seconds}s: {text}"));
+            return Outcome::Failure(format!(
+                "timeout: failed to connect service {address:?} within {seconds}s: {text}"
+            ));
         }
     };
     let mut grpc = tonic::client::Grpc::new(channel);
@@ -55,10 +57,10 @@ pub(super) async fn check(host: &str, port: u16, service: &str, timeout: Duratio
             if status == SERVING {
                 return Outcome::Success;
             }
-            let name = usize::try_from(status).ok().and_then(|i| STATES.get(i)).map_or_else(
-                || status.to_string(),
-                |name| (*name).to_owned(),
-            );
+            let name = usize::try_from(status)
+                .ok()
+                .and_then(|i| STATES.get(i))
+                .map_or_else(|| status.to_string(), |name| (*name).to_owned());
             Outcome::Failure(format!("service unhealthy (responded with {name:?})"))
         }
         Ok(Err(e)) if e.code() == Code::Unimplemented => Outcome::Failure(format!(

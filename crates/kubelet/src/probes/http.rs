@@ -35,7 +35,10 @@ pub struct HttpGet {
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HttpResult {
-    Status { code: u16, body: String },
+    Status {
+        code: u16,
+        body: String,
+    },
     /// There was no answer; the text is in Go's words.
     Failed(String),
 }
@@ -47,10 +50,12 @@ pub enum HttpResult {
 pub fn resolve_port(port: &IntOrString, container: &Container) -> Result<u16, String> {
     let number = match port {
         IntOrString::Int(number) => *number,
-        IntOrString::String(name) => match container.ports.iter().flatten().find(|p| p.name.as_ref() == Some(name)) {
-            Some(port) => port.container_port,
-            None => name.parse().map_err(|_| format!("port {name:?} not found"))?,
-        },
+        IntOrString::String(name) => {
+            match container.ports.iter().flatten().find(|p| p.name.as_ref() == Some(name)) {
+                Some(port) => port.container_port,
+                None => name.parse().map_err(|_| format!("port {name:?} not found"))?,
+            }
+        }
     };
     u16::try_from(number).ok().filter(|p| *p > 0).ok_or_else(|| format!("invalid port number: {number}"))
 }
@@ -65,7 +70,8 @@ impl HttpGet {
         let host = action.host.as_deref().filter(|h| !h.is_empty()).unwrap_or(pod_ip).to_owned();
         let path = action.path.clone().unwrap_or_default();
         let path = if path.starts_with('/') { path } else { format!("/{path}") };
-        let headers = action.http_headers.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect();
+        let headers =
+            action.http_headers.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect();
         Ok(Self { tls: action.scheme.as_deref() == Some("HTTPS"), host, port, path, headers })
     }
 
@@ -78,7 +84,8 @@ impl HttpGet {
 /// Makes the request, bounded by `timeout` in all.
 pub async fn get(request: &HttpGet, timeout: Duration) -> HttpResult {
     let url = request.url();
-    let late = format!("Get {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)");
+    let late =
+        format!("Get {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)");
     match tokio::time::timeout(timeout, follow(request.clone(), timeout)).await {
         Ok(Ok((code, body))) => HttpResult::Status { code, body },
         Ok(Err(e)) if e.ends_with("i/o timeout") => HttpResult::Failed(late),
@@ -90,7 +97,8 @@ pub async fn get(request: &HttpGet, timeout: Duration) -> HttpResult {
 async fn follow(mut request: HttpGet, timeout: Duration) -> Result<(u16, String), String> {
     for _ in 0..=MAX_REDIRECTS {
         let (code, location, body) = once(&request, timeout).await?;
-        let Some(next) = location.filter(|_| (300..400).contains(&code)).and_then(|l| redirect(&request, &l)) else {
+        let Some(next) = location.filter(|_| (300..400).contains(&code)).and_then(|l| redirect(&request, &l))
+        else {
             return Ok((code, body));
         };
         request = next;
@@ -117,7 +125,8 @@ async fn once(request: &HttpGet, timeout: Duration) -> Result<(u16, Option<Strin
     }
     let name = ServerName::try_from(request.host.clone()).map_err(|e| e.to_string())?;
     let config = trusting_config().map_err(|e| e.to_string())?;
-    let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.map_err(|e| e.to_string())?;
+    let stream =
+        tokio_rustls::TlsConnector::from(config).connect(name, stream).await.map_err(|e| e.to_string())?;
     exchange(request, stream).await
 }
 
@@ -126,11 +135,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let text = |e: hyper::Error| if e.is_incomplete_message() { "EOF".to_owned() } else { e.to_string() };
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(text)?;
     let driver = tokio::spawn(connection);
     let answer = sender.send_request(build(request)?).await.map_err(text)?;
     let code = answer.status().as_u16();
-    let location = answer.headers().get(http::header::LOCATION).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let location =
+        answer.headers().get(http::header::LOCATION).and_then(|v| v.to_str().ok()).map(str::to_owned);
     let body = Limited::new(answer.into_body(), MAX_BODY_BYTES).collect().await;
     let body = body.map(|b| String::from_utf8_lossy(&b.to_bytes()).into_owned()).unwrap_or_default();
     driver.abort();
@@ -245,15 +256,22 @@ mod tests {
 
     #[tokio::test]
     async fn answers_redirects_and_refusals() {
-        let ok = server(&["HTTP/1.1 302 Found\r\nLocation: /y\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"]).await;
+        let ok = server(&[
+            "HTTP/1.1 302 Found\r\nLocation: /y\r\nContent-Length: 0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+        ])
+        .await;
         assert_eq!(run(ok).await, HttpResult::Status { code: 200, body: "hi".into() });
-        let away = server(&["HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n"]).await;
+        let away =
+            server(&["HTTP/1.1 302 Found\r\nLocation: http://192.0.2.1/\r\nContent-Length: 0\r\n\r\n"]).await;
         assert_eq!(run(away).await, HttpResult::Status { code: 302, body: String::new() });
         let closed = {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             listener.local_addr().unwrap().port()
         };
-        let expect = format!("Get \"http://127.0.0.1:{closed}/x\": dial tcp 127.0.0.1:{closed}: connect: connection refused");
+        let expect = format!(
+            "Get \"http://127.0.0.1:{closed}/x\": dial tcp 127.0.0.1:{closed}: connect: connection refused"
+        );
         assert_eq!(run(closed).await, HttpResult::Failed(expect));
     }
 }

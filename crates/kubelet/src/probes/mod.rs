@@ -95,7 +95,8 @@ async fn run(job: ProbeJob) {
     let ProbeJob { target, container, kind, probe, age, jitter, updates, complain } = job;
     let period = seconds(probe.period_seconds, 10);
     let timeout = seconds(probe.timeout_seconds, 1);
-    let delay = Duration::from_secs(probe.initial_delay_seconds.and_then(|v| u64::try_from(v).ok()).unwrap_or(0));
+    let delay =
+        Duration::from_secs(probe.initial_delay_seconds.and_then(|v| u64::try_from(v).ok()).unwrap_or(0));
     let mut wait = delay.saturating_sub(age);
     if jitter {
         wait += period.mul_f64(rand::rng().random::<f64>());

@@ -37,7 +37,9 @@ pub struct Tally {
 
 impl Tally {
     pub fn new(kind: ProbeKind, probe: &Probe) -> Self {
-        let threshold = |v: Option<i32>, default| v.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default);
+        let threshold = |v: Option<i32>, default| {
+            v.and_then(|v| u32::try_from(v).ok()).filter(|v| *v > 0).unwrap_or(default)
+        };
         Self {
             kind,
             success_threshold: threshold(probe.success_threshold, 1),
@@ -79,7 +81,11 @@ mod tests {
     fn results_need_their_thresholds() {
         #[track_caller]
         fn check(kind: ProbeKind, success: i32, failure: i32, outcomes: &str, expect: &str) {
-            let probe = Probe { success_threshold: Some(success), failure_threshold: Some(failure), ..Probe::default() };
+            let probe = Probe {
+                success_threshold: Some(success),
+                failure_threshold: Some(failure),
+                ..Probe::default()
+            };
             let mut tally = Tally::new(kind, &probe);
             let mut results = String::new();
             for c in outcomes.chars() {

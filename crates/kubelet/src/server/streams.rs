@@ -113,8 +113,10 @@ impl Server {
 
     /// The uid of the pod that a request means.
     fn pod(&self, target: &Target) -> Result<String, Box<Response>> {
-        let pod =
-            self.pods.pod(&target.namespace, &target.pod).ok_or_else(|| Box::new(not_found("pod does not exist")))?;
+        let pod = self
+            .pods
+            .pod(&target.namespace, &target.pod)
+            .ok_or_else(|| Box::new(not_found("pod does not exist")))?;
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         match &target.uid {
             Some(wanted) if *wanted != uid => Err(Box::new(not_found("pod not found"))),
@@ -153,7 +155,10 @@ async fn carry<B>(request: Request<B>, url: cri::Result<String>, target: StreamT
         Ok(url) => match url.parse() {
             Ok(uri) => uri,
             Err(_) => {
-                return text(StatusCode::INTERNAL_SERVER_ERROR, &format!("the runtime's URL {url:?} is none"));
+                return text(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    &format!("the runtime's URL {url:?} is none"),
+                );
             }
         },
         Err(failure) => return error(&failure),

@@ -7,9 +7,10 @@ use super::backoff::{CONTAINER_BACKOFF, add, go_seconds};
 use super::init::{Progress, plan_init};
 use super::status::{StatusInput, build_status, finalize_terminated};
 use super::{
-    Action, ContainerKind, ContainerState, DEFAULT_GRACE_SECONDS, Failure, MINIMUM_GRACE_SECONDS, ObservedContainer,
-    PlannedEvent, PodPlan, PodState, RuntimePod, Waiting, container_hash, container_names, containers,
-    ephemeral_containers, find_container, format_pod, init_containers, restart_policy, should_restart,
+    Action, ContainerKind, ContainerState, DEFAULT_GRACE_SECONDS, Failure, MINIMUM_GRACE_SECONDS,
+    ObservedContainer, PlannedEvent, PodPlan, PodState, RuntimePod, Waiting, container_hash, container_names,
+    containers, ephemeral_containers, find_container, format_pod, init_containers, restart_policy,
+    should_restart,
 };
 
 /// Why a container is killed, as far as the grace period depends on it.
@@ -169,7 +170,9 @@ impl Deadline {
 }
 
 fn active_deadline(pod: &Pod, state: &PodState, now: Time) -> Deadline {
-    let Some(seconds) = pod.spec.as_ref().and_then(|s| s.active_deadline_seconds) else { return Deadline::None };
+    let Some(seconds) = pod.spec.as_ref().and_then(|s| s.active_deadline_seconds) else {
+        return Deadline::None;
+    };
     let status = state.last_status.as_ref().or(pod.status.as_ref());
     let Some(start) = status.and_then(|s| s.start_time.as_ref()) else { return Deadline::None };
     let end = add(start.0, seconds);
@@ -248,8 +251,10 @@ fn wanted(pod: &Pod, observed: &RuntimePod, state: &PodState) -> Wanted {
                 }
                 wanted.start.push(container.name.clone());
                 if let Some(seen) = seen.filter(|s| s.state == ContainerState::Unknown) {
-                    let message =
-                        format!("Container is in {:?} state, try killing it before restart", seen.state.as_str());
+                    let message = format!(
+                        "Container is in {:?} state, try killing it before restart",
+                        seen.state.as_str()
+                    );
                     wanted.kill.push(Kill::new(seen, message, KillReason::Other));
                 }
             }
@@ -304,7 +309,8 @@ fn act(pod: &Pod, observed: &RuntimePod, state: &PodState, wanted: &Wanted, now:
     } else {
         for kill in &wanted.kill {
             let kind = super::kind_of(pod, &kill.name).unwrap_or(ContainerKind::Regular);
-            let grace_seconds = container_grace(pod, find_container(pod, kind, &kill.name).as_ref(), kill.reason);
+            let grace_seconds =
+                container_grace(pod, find_container(pod, kind, &kill.name).as_ref(), kill.reason);
             plan.actions.push(Action::KillContainer {
                 id: kill.id.clone(),
                 name: kill.name.clone(),

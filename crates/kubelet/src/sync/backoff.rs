@@ -47,7 +47,9 @@ impl Backoff {
     /// Doubles the delay of `key`, or starts it (upstream's `Next`).
     pub fn raise(&mut self, key: &str, since: Time, now: Time, limits: Limits) {
         let delay_seconds = match self.0.get(key) {
-            Some(entry) if !expired(entry, since, limits) => (entry.delay_seconds * 2).min(limits.max_seconds),
+            Some(entry) if !expired(entry, since, limits) => {
+                (entry.delay_seconds * 2).min(limits.max_seconds)
+            }
             _ => limits.initial_seconds,
         };
         self.0.insert(key.to_owned(), BackoffEntry { delay_seconds, updated: now });

@@ -69,10 +69,13 @@ fn ready(pod: &Pod, containers_ready: &PodCondition, foreign: &[PodCondition]) -
         .filter_map(|gate| {
             let name = &gate.condition_type;
             match foreign.iter().find(|c| &c.type_ == name) {
-                None => Some(format!("corresponding condition of pod readiness gate {name:?} does not exist.")),
-                Some(c) if c.status != "True" => {
-                    Some(format!("the status of pod readiness gate {name:?} is not \"True\", but {}", c.status))
+                None => {
+                    Some(format!("corresponding condition of pod readiness gate {name:?} does not exist."))
                 }
+                Some(c) if c.status != "True" => Some(format!(
+                    "the status of pod readiness gate {name:?} is not \"True\", but {}",
+                    c.status
+                )),
                 Some(_) => None,
             }
         })
@@ -104,7 +107,8 @@ fn initialized(pod: &Pod, statuses: &[ContainerStatus], phase: &str) -> PodCondi
     let names = container_names(pod);
     let started = statuses.iter().any(|s| {
         let state = s.state.as_ref();
-        names.contains(s.name.as_str()) && state.is_some_and(|s| s.running.is_some() || s.terminated.is_some())
+        names.contains(s.name.as_str())
+            && state.is_some_and(|s| s.running.is_some() || s.terminated.is_some())
     });
     let message = trouble(&unknown, &incomplete, "incomplete");
     if started || message.is_empty() {
@@ -137,7 +141,9 @@ pub(super) fn conditions(
     for c in &mut own {
         let before = old.iter().chain(current).find(|o| o.type_ == c.type_);
         c.last_transition_time = match before {
-            Some(o) if o.status == c.status && o.last_transition_time.is_some() => o.last_transition_time.clone(),
+            Some(o) if o.status == c.status && o.last_transition_time.is_some() => {
+                o.last_transition_time.clone()
+            }
             _ => Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(now)),
         };
         c.observed_generation = pod.metadata.generation;

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, ContainerUser, LinuxContainerUser, ResourceRequirements, VolumeMountStatus,
+    Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated,
+    ContainerStateWaiting, ContainerStatus, ContainerUser, LinuxContainerUser, ResourceRequirements,
+    VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time as ApiTime;
 
 use super::status::StatusInput;
 use super::{
-    ContainerKind, ContainerState, ObservedContainer, PodState, Waiting, container_names, init_containers, is_sidecar,
-    should_restart,
+    ContainerKind, ContainerState, ObservedContainer, PodState, Waiting, container_names, init_containers,
+    is_sidecar, should_restart,
 };
 use crate::quantity::{bytes_text, millis_text};
 
@@ -67,7 +68,8 @@ fn api_status(
     if kind == ContainerKind::Init && !is_sidecar(spec) && completed_or_forgotten(input, spec, &mut status) {
         return status;
     }
-    if let Some(reason) = reasons.get(&spec.name).filter(|_| should_restart(spec, input.pod, input.observed)) {
+    if let Some(reason) = reasons.get(&spec.name).filter(|_| should_restart(spec, input.pod, input.observed))
+    {
         if status.state.as_ref().is_some_and(|s| s.terminated.is_some()) {
             status.last_state = status.state.take();
         }
@@ -128,7 +130,11 @@ fn from_runtime(
         state: Some(state_of(input, seen, old)),
         last_state: Some(ApiState::default()),
         resources: Some(resources(spec, seen)),
-        allocated_resources: spec.resources.as_ref().and_then(|r| r.requests.clone()).filter(|r| !r.is_empty()),
+        allocated_resources: spec
+            .resources
+            .as_ref()
+            .and_then(|r| r.requests.clone())
+            .filter(|r| !r.is_empty()),
         volume_mounts: volume_mounts(spec),
         user: seen.user.as_ref().map(|(uid, gid, groups)| ContainerUser {
             linux: Some(LinuxContainerUser {

@@ -4,8 +4,8 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::actions::{Kill, KillReason, Wanted};
 use super::{
-    ContainerState, ObservedContainer, PodState, RuntimePod, container_hash, containers, init_containers, is_sidecar,
-    restart_policy, should_restart,
+    ContainerState, ObservedContainer, PodState, RuntimePod, container_hash, containers, init_containers,
+    is_sidecar, restart_policy, should_restart,
 };
 
 /// How far initialization is.
@@ -28,9 +28,10 @@ pub(super) fn plan_init(pod: &Pod, observed: &RuntimePod, state: &PodState, want
         return Progress::Done;
     }
     // a regular container that was created proves it; one that exited may stem from an older sandbox
-    let mut initialized = containers(pod).iter().filter_map(|c| observed.find(&c.name)).any(|c| {
-        matches!(c.state, ContainerState::Created | ContainerState::Running)
-    });
+    let mut initialized = containers(pod)
+        .iter()
+        .filter_map(|c| observed.find(&c.name))
+        .any(|c| matches!(c.state, ContainerState::Created | ContainerState::Running));
     // whether the container looked at is known to have been passed before
     let mut passed = initialized;
     let mut start: Vec<usize> = Vec::new();
@@ -82,8 +83,10 @@ pub(super) fn plan_init(pod: &Pod, observed: &RuntimePod, state: &PodState, want
                 if !is_sidecar(container) && policy == "Never" {
                     return Progress::Failed;
                 }
-                let message =
-                    format!("Init container is in {:?} state, try killing it before restart", seen.state.as_str());
+                let message = format!(
+                    "Init container is in {:?} state, try killing it before restart",
+                    seen.state.as_str()
+                );
                 wanted.kill.push(Kill::new(seen, message, KillReason::Other));
                 start.push(i);
             }
@@ -107,8 +110,9 @@ struct Sidecar {
 fn look_at_sidecar(container: &Container, seen: &ObservedContainer, state: &PodState) -> Sidecar {
     let probes = state.probes.get(&seen.id).copied().unwrap_or_default();
     if container.startup_probe.is_some() && probes.startup != Some(true) {
-        let kill = (probes.startup == Some(false))
-            .then(|| (format!("Init container {} failed startup probe", container.name), KillReason::Startup));
+        let kill = (probes.startup == Some(false)).then(|| {
+            (format!("Init container {} failed startup probe", container.name), KillReason::Startup)
+        });
         return Sidecar { started: false, kill };
     }
     let kill = if seen.hash != container_hash(container) {

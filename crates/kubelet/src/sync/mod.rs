@@ -187,16 +187,28 @@ pub enum ContainerKind {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// Stop all containers, then all sandboxes. Sidecars stop after the others.
-    KillPod { grace_seconds: Option<i64> },
+    KillPod {
+        grace_seconds: Option<i64>,
+    },
     /// Remove dead init containers of an earlier sandbox.
     PurgeInitContainers,
     /// Stop one container.
-    KillContainer { id: String, name: String, message: String, grace_seconds: i64 },
+    KillContainer {
+        id: String,
+        name: String,
+        message: String,
+        grace_seconds: i64,
+    },
     /// Directories, volumes and the pod's cgroup, idempotent.
     Prepare,
-    CreateSandbox { attempt: u32 },
+    CreateSandbox {
+        attempt: u32,
+    },
     /// Pull the image, create and start a container.
-    StartContainer { kind: ContainerKind, name: String },
+    StartContainer {
+        kind: ContainerKind,
+        name: String,
+    },
     /// Unmount volumes, remove directories and the cgroup.
     Teardown,
     /// Remove sandboxes, containers and logs: nobody can ask for them any more.

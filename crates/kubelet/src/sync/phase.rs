@@ -7,9 +7,14 @@ use super::{containers, init_containers, is_sidecar, restarts_after};
 /// What one status says about the phase.
 enum View {
     Absent,
-    Running { started: bool },
+    Running {
+        started: bool,
+    },
     /// Terminated now, or waiting after a termination.
-    Stopped { exit_code: i32, now: bool },
+    Stopped {
+        exit_code: i32,
+        now: bool,
+    },
     /// Waiting, never having run.
     Waiting,
 }
@@ -17,7 +22,8 @@ enum View {
 fn view(statuses: &[ContainerStatus], name: &str) -> View {
     let Some(status) = statuses.iter().find(|s| s.name == name) else { return View::Absent };
     let state = status.state.clone().unwrap_or_default();
-    let last = |s: &Option<ContainerState>| s.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
+    let last =
+        |s: &Option<ContainerState>| s.as_ref().and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code);
     match state {
         ContainerState { running: Some(_), .. } => View::Running { started: status.started == Some(true) },
         ContainerState { terminated: Some(t), .. } => View::Stopped { exit_code: t.exit_code, now: true },
@@ -31,7 +37,12 @@ fn view(statuses: &[ContainerStatus], name: &str) -> View {
 
 /// The phase (upstream's `getPhase`). `terminal`: nothing will be restarted any more. `initialized`:
 /// a regular container of the present sandbox has been started.
-pub(super) fn phase(pod: &Pod, statuses: &[ContainerStatus], terminal: bool, initialized: bool) -> &'static str {
+pub(super) fn phase(
+    pod: &Pod,
+    statuses: &[ContainerStatus],
+    terminal: bool,
+    initialized: bool,
+) -> &'static str {
     let restarts = |c: &Container, code: i32| restarts_after(c, pod, code);
     let (mut pending_init, mut pending_sidecars) = (0, 0);
     let (mut unknown, mut running, mut waiting, mut stopped, mut final_, mut succeeded) = (0, 0, 0, 0, 0, 0);

@@ -44,11 +44,13 @@ pub(super) fn build_status(input: &StatusInput<'_>, waiting: &BTreeMap<String, W
     };
     let mut container_statuses = statuses(&regular, ContainerKind::Regular, &old.container_statuses);
     let mut init_statuses = statuses(&inits, ContainerKind::Init, &old.init_container_statuses);
-    let ephemeral_statuses = statuses(&ephemeral, ContainerKind::Ephemeral, &old.ephemeral_container_statuses);
+    let ephemeral_statuses =
+        statuses(&ephemeral, ContainerKind::Ephemeral, &old.ephemeral_container_statuses);
     for (list, specs) in [(&mut container_statuses, &regular), (&mut init_statuses, &inits)] {
         for status in list.iter_mut() {
             let Some(spec) = specs.iter().find(|c| c.name == status.name) else { continue };
-            let kind = if std::ptr::eq(specs, &inits) && !is_sidecar(spec) { Probed::No } else { Probed::Yes };
+            let kind =
+                if std::ptr::eq(specs, &inits) && !is_sidecar(spec) { Probed::No } else { Probed::Yes };
             mark_probed(status, spec, kind, state);
         }
     }

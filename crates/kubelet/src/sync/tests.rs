@@ -93,7 +93,9 @@ fn short(actions: &[Action]) -> String {
             Action::KillPod { grace_seconds: Some(g) } => format!("kill-pod {g}"),
             Action::KillPod { grace_seconds: None } => "kill-pod".into(),
             Action::PurgeInitContainers => "purge".into(),
-            Action::KillContainer { name, message, grace_seconds, .. } => format!("kill {name} {grace_seconds}: {message}"),
+            Action::KillContainer { name, message, grace_seconds, .. } => {
+                format!("kill {name} {grace_seconds}: {message}")
+            }
             Action::Prepare => "prepare".into(),
             Action::CreateSandbox { attempt } => format!("sandbox {attempt}"),
             Action::StartContainer { name, .. } => format!("start {name}"),
@@ -126,8 +128,18 @@ fn actions_follow_from_what_runs() {
     check(one.clone(), "ready", &["c created"], "prepare | start c");
     check(one.clone(), "ready", &["c 1"], "prepare | start c");
     check(one.clone(), "ready", &["c 0"], "prepare | start c");
-    check(one.clone(), "ready", &["c unknown"], "kill c 30: Container is in \"unknown\" state, try killing it before restart | prepare | start c");
-    check(one.clone(), "ready", &["c running ~"], "kill c 30: Container c definition changed, will be restarted | prepare | start c");
+    check(
+        one.clone(),
+        "ready",
+        &["c unknown"],
+        "kill c 30: Container is in \"unknown\" state, try killing it before restart | prepare | start c",
+    );
+    check(
+        one.clone(),
+        "ready",
+        &["c running ~"],
+        "kill c 30: Container c definition changed, will be restarted | prepare | start c",
+    );
     // a dead sandbox takes everything with it
     check(one.clone(), "dead", &["c 137"], "purge | prepare | sandbox 1 | start c");
     check(one, "dead", &["c running"], "kill-pod | purge | prepare | sandbox 1 | start c");
@@ -168,7 +180,11 @@ fn init_containers_run_one_after_the_other() {
     check(sidecar.clone(), &["i running", "s running"], "");
     check(sidecar.clone(), &["i running", "s 1"], "prepare | start s");
     check(sidecar.clone(), &["c running", "i 0", "s 1"], "prepare | start s");
-    check(sidecar, &["c running", "i 0", "s running ~"], "kill s 30: Init container s definition changed | prepare | start s");
+    check(
+        sidecar,
+        &["c running", "i 0", "s running ~"],
+        "kill s 30: Init container s definition changed | prepare | start s",
+    );
     let probed = json!({
         "initContainers": [{"name": "s", "restartPolicy": "Always", "startupProbe": {}}], "containers": [{"name": "c"}]});
     check(probed, &["s running"], "");
@@ -192,8 +208,18 @@ fn probes_decide_about_life_and_readiness() {
     check(results(Some(true), None, None), "", true, false);
     check(results(Some(true), Some(true), Some(true)), "", true, true);
     check(results(Some(true), Some(true), Some(false)), "", true, false);
-    check(results(Some(true), Some(false), Some(true)), "kill c 20: Container c failed liveness probe, will be restarted | prepare | start c", true, true);
-    check(results(Some(false), None, None), "kill c 7: Container c failed startup probe, will be restarted | prepare | start c", false, false);
+    check(
+        results(Some(true), Some(false), Some(true)),
+        "kill c 20: Container c failed liveness probe, will be restarted | prepare | start c",
+        true,
+        true,
+    );
+    check(
+        results(Some(false), None, None),
+        "kill c 7: Container c failed startup probe, will be restarted | prepare | start c",
+        false,
+        false,
+    );
 }
 
 #[test]
@@ -207,12 +233,19 @@ fn a_crashing_container_waits_longer_each_time() {
     state.backoff = first.backoff;
     state.last_status = Some(first.status);
     // the second time it waits
-    let second = plan(&pod, &runtime("ready", &["c 1 #1 @10:01", "c 1 @10:00"]), &state, time("2026-01-01T00:10:02Z"));
+    let second =
+        plan(&pod, &runtime("ready", &["c 1 #1 @10:01", "c 1 @10:00"]), &state, time("2026-01-01T00:10:02Z"));
     assert_eq!((short(&second.actions), second.wake_at), (String::new(), Some(time("2026-01-01T00:10:11Z"))));
     let status = &status_json(&second)["containerStatuses"][0];
     assert_eq!(status["state"]["waiting"]["reason"], "CrashLoopBackOff");
-    assert_eq!(status["state"]["waiting"]["message"], "back-off 10s restarting failed container=c pod=p_ns(u)");
-    assert_eq!((&status["lastState"]["terminated"]["exitCode"], &status["restartCount"]), (&json!(1), &json!(1)));
+    assert_eq!(
+        status["state"]["waiting"]["message"],
+        "back-off 10s restarting failed container=c pod=p_ns(u)"
+    );
+    assert_eq!(
+        (&status["lastState"]["terminated"]["exitCode"], &status["restartCount"]),
+        (&json!(1), &json!(1))
+    );
     assert_eq!(second.status.phase.as_deref(), Some("Running"));
     assert_eq!(second.events[0].message, "Back-off restarting failed container c in pod p_ns(u)");
     state.waiting.clone_from(&second.waiting);
@@ -235,8 +268,14 @@ fn phases_and_conditions() {
             .flatten()
             .filter(|c| ["Initialized", "Ready"].contains(&c.type_.as_str()))
             .map(|c| {
-                let detail = [c.reason.as_deref(), c.message.as_deref()].into_iter().flatten().collect::<Vec<_>>();
-                format!("{}={}{}", c.type_, c.status, detail.iter().map(|d| format!(" {d}")).collect::<String>())
+                let detail =
+                    [c.reason.as_deref(), c.message.as_deref()].into_iter().flatten().collect::<Vec<_>>();
+                format!(
+                    "{}={}{}",
+                    c.type_,
+                    c.status,
+                    detail.iter().map(|d| format!(" {d}")).collect::<String>()
+                )
             })
             .collect();
         assert_eq!(format!("{}; {}", plan.status.phase.unwrap(), conditions.join("; ")), expect);
@@ -246,24 +285,68 @@ fn phases_and_conditions() {
     never["restartPolicy"] = json!("Never");
     let mut on_failure = always.clone();
     on_failure["restartPolicy"] = json!("OnFailure");
-    check(always.clone(), &[], "Pending; Initialized=True; Ready=False ContainersNotReady containers with unready status: [a b]");
-    check(always.clone(), &["a running"], "Pending; Initialized=True; Ready=False ContainersNotReady containers with unready status: [b]");
+    check(
+        always.clone(),
+        &[],
+        "Pending; Initialized=True; Ready=False ContainersNotReady containers with unready status: [a b]",
+    );
+    check(
+        always.clone(),
+        &["a running"],
+        "Pending; Initialized=True; Ready=False ContainersNotReady containers with unready status: [b]",
+    );
     check(always.clone(), &["a running", "b running"], "Running; Initialized=True; Ready=True");
-    check(always.clone(), &["a running", "b 1"], "Running; Initialized=True; Ready=False ContainersNotReady containers with unready status: [b]");
-    check(always, &["a 0", "b 1"], "Running; Initialized=True; Ready=False ContainersNotReady containers with unready status: [a b]");
-    check(never.clone(), &["a 0", "b 0"], "Succeeded; Initialized=True PodCompleted; Ready=False PodCompleted");
+    check(
+        always.clone(),
+        &["a running", "b 1"],
+        "Running; Initialized=True; Ready=False ContainersNotReady containers with unready status: [b]",
+    );
+    check(
+        always,
+        &["a 0", "b 1"],
+        "Running; Initialized=True; Ready=False ContainersNotReady containers with unready status: [a b]",
+    );
+    check(
+        never.clone(),
+        &["a 0", "b 0"],
+        "Succeeded; Initialized=True PodCompleted; Ready=False PodCompleted",
+    );
     check(never.clone(), &["a 0", "b 1"], "Failed; Initialized=True; Ready=False PodFailed");
-    check(never, &["a 0", "b running"], "Running; Initialized=True; Ready=False ContainersNotReady containers with unready status: [a]");
-    check(on_failure.clone(), &["a 0", "b 1"], "Running; Initialized=True; Ready=False ContainersNotReady containers with unready status: [a b]");
+    check(
+        never,
+        &["a 0", "b running"],
+        "Running; Initialized=True; Ready=False ContainersNotReady containers with unready status: [a]",
+    );
+    check(
+        on_failure.clone(),
+        &["a 0", "b 1"],
+        "Running; Initialized=True; Ready=False ContainersNotReady containers with unready status: [a b]",
+    );
     check(on_failure, &["a 0", "b 0"], "Succeeded; Initialized=True PodCompleted; Ready=False PodCompleted");
     let init = json!({"restartPolicy": "Never", "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "a"}]});
-    check(init.clone(), &["i running"], "Pending; Initialized=False ContainersNotInitialized containers with incomplete status: [i s]; Ready=False ContainersNotReady containers with unready status: [s a]");
-    check(init.clone(), &["i 1"], "Failed; Initialized=False ContainersNotInitialized containers with incomplete status: [i s]; Ready=False PodFailed");
+    check(
+        init.clone(),
+        &["i running"],
+        "Pending; Initialized=False ContainersNotInitialized containers with incomplete status: [i s]; Ready=False ContainersNotReady containers with unready status: [s a]",
+    );
+    check(
+        init.clone(),
+        &["i 1"],
+        "Failed; Initialized=False ContainersNotInitialized containers with incomplete status: [i s]; Ready=False PodFailed",
+    );
     check(init.clone(), &["a running", "s running", "i 0"], "Running; Initialized=True; Ready=True");
     // a sidecar does not keep the pod
-    check(init, &["a 0", "s running", "i 0"], "Running; Initialized=True; Ready=False ContainersNotReady containers with unready status: [a]");
+    check(
+        init,
+        &["a 0", "s running", "i 0"],
+        "Running; Initialized=True; Ready=False ContainersNotReady containers with unready status: [a]",
+    );
     let gated = json!({"readinessGates": [{"conditionType": "x/y"}], "containers": [{"name": "a"}]});
-    check(gated, &["a running"], "Running; Initialized=True; Ready=False ReadinessGatesNotReady corresponding condition of pod readiness gate \"x/y\" does not exist.");
+    check(
+        gated,
+        &["a running"],
+        "Running; Initialized=True; Ready=False ReadinessGatesNotReady corresponding condition of pod readiness gate \"x/y\" does not exist.",
+    );
 }
 
 #[test]
@@ -273,13 +356,16 @@ fn waiting_containers_say_why() {
         let plan = plan(&pod(spec), &runtime("ready", containers), &state(), time(NOW));
         let status = status_json(&plan);
         let reason = |s: &Value| s["state"]["waiting"]["reason"].as_str().unwrap_or("-").to_owned();
-        let list = |key: &str| -> Vec<String> {
-            status[key].as_array().into_iter().flatten().map(reason).collect()
-        };
+        let list =
+            |key: &str| -> Vec<String> { status[key].as_array().into_iter().flatten().map(reason).collect() };
         assert_eq!([list("initContainerStatuses"), list("containerStatuses")].concat().join(" "), expect);
     }
     check(json!({"containers": [{"name": "c"}]}), &[], "ContainerCreating");
-    check(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]}), &["i running"], "- PodInitializing");
+    check(
+        json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]}),
+        &["i running"],
+        "- PodInitializing",
+    );
     // an init container the runtime forgot was done before
     check(json!({"initContainers": [{"name": "i"}], "containers": [{"name": "c"}]}), &["c running"], "- -");
 }
@@ -289,13 +375,17 @@ fn deleted_pods_end_gracefully_and_completely() {
     #[track_caller]
     fn check(change: impl Fn(&mut Pod, &mut PodState), sandbox: &str, containers: &[&str], expect: &str) {
         let mut pod = pod(json!({"terminationGracePeriodSeconds": 30, "containers": [{"name": "c"}]}));
-        pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time(NOW)));
+        pod.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time(NOW)));
         pod.metadata.deletion_grace_period_seconds = Some(12);
         let mut state = state();
         change(&mut pod, &mut state);
         let plan = plan(&pod, &runtime(sandbox, containers), &state, time(NOW));
         let phase = plan.status.phase.clone().unwrap();
-        assert_eq!(format!("{} ({phase}{})", short(&plan.actions), if plan.finished { ", finished" } else { "" }), expect);
+        assert_eq!(
+            format!("{} ({phase}{})", short(&plan.actions), if plan.finished { ", finished" } else { "" }),
+            expect
+        );
         assert!(plan.terminating);
     }
     check(|_, _| (), "ready", &["c running"], "kill-pod 12 (Running)");
@@ -343,7 +433,10 @@ fn a_refused_pod_says_only_that() {
     state.rejected = true;
     let plan = plan(&pod(json!({"containers": [{"name": "c"}]})), &RuntimePod::default(), &state, time(NOW));
     assert_eq!(short(&plan.actions), "teardown");
-    assert_eq!((plan.status.phase.as_deref(), plan.status.reason.as_deref()), (Some("Failed"), Some("OutOfcpu")));
+    assert_eq!(
+        (plan.status.phase.as_deref(), plan.status.reason.as_deref()),
+        (Some("Failed"), Some("OutOfcpu"))
+    );
     assert_eq!(plan.status.container_statuses, None);
 }
 
@@ -354,8 +447,14 @@ fn failures_to_start_wait_without_holding_up_others() {
     state.not_before.insert("a".into(), time("2026-01-01T00:10:10Z"));
     state.waiting.insert("a".into(), Waiting { reason: "ErrImagePull".into(), message: "m".into() });
     let plan = plan(&pod, &runtime("ready", &[]), &state, time(NOW));
-    assert_eq!((short(&plan.actions).as_str(), plan.wake_at), ("prepare | start b", Some(time("2026-01-01T00:10:10Z"))));
-    assert_eq!(status_json(&plan)["containerStatuses"][0]["state"]["waiting"], json!({"reason": "ErrImagePull", "message": "m"}));
+    assert_eq!(
+        (short(&plan.actions).as_str(), plan.wake_at),
+        ("prepare | start b", Some(time("2026-01-01T00:10:10Z")))
+    );
+    assert_eq!(
+        status_json(&plan)["containerStatuses"][0]["state"]["waiting"],
+        json!({"reason": "ErrImagePull", "message": "m"})
+    );
 }
 
 #[test]

@@ -54,7 +54,10 @@ pub(super) fn write(dir: &Path, payload: &Payload, fs_group: Option<u32>, stamp:
 fn check_path(path: &str) -> io::Result<()> {
     let relative = Path::new(path).components().all(|c| matches!(c, Component::Normal(_)));
     if path.is_empty() || !relative || path.starts_with("..") {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("invalid path {path:?} in a volume")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("invalid path {path:?} in a volume"),
+        ));
     }
     Ok(())
 }

@@ -103,7 +103,9 @@ fn check_host_path(path: &Path, kind: HostPathType) -> io::Result<()> {
     let is = |f: fn(&fs::FileType) -> bool| file_type.as_ref().is_some_and(f);
     let (ok, what) = match kind {
         HostPathType::Unset => (true, ""),
-        HostPathType::Directory | HostPathType::DirectoryOrCreate => (is(fs::FileType::is_dir), "a directory"),
+        HostPathType::Directory | HostPathType::DirectoryOrCreate => {
+            (is(fs::FileType::is_dir), "a directory")
+        }
         HostPathType::File | HostPathType::FileOrCreate => (is(fs::FileType::is_file), "a file"),
         HostPathType::Socket => (is(FileTypeExt::is_socket), "a socket file"),
         HostPathType::CharDevice => (is(FileTypeExt::is_char_device), "a character device"),
@@ -155,7 +157,9 @@ pub fn undo_pod(pod_dir: &Path) -> io::Result<()> {
     for point in mounts_below(&pod_dir)? {
         match umount2(&point, MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) | Err(nix::errno::Errno::EINVAL) => {}
-            Err(nix::errno::Errno::EBUSY) => umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?,
+            Err(nix::errno::Errno::EBUSY) => {
+                umount2(&point, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?
+            }
             Err(e) => return Err(e.into()),
         }
     }

@@ -76,7 +76,11 @@ impl Plugin for Projected {
 }
 
 /// All sources into one tree; every failure is told.
-fn project(context: &Context<'_>, volume: &str, source: &ProjectedVolumeSource) -> Result<Payload, VolumeError> {
+fn project(
+    context: &Context<'_>,
+    volume: &str,
+    source: &ProjectedVolumeSource,
+) -> Result<Payload, VolumeError> {
     let mode = mode(source.default_mode);
     let (mut payload, mut errors) = (Payload::new(), Vec::new());
     for part in source.sources.iter().flatten() {
@@ -141,9 +145,11 @@ fn one_source(
 fn common_user(pod: &Pod) -> Option<u32> {
     let spec = pod.spec.as_ref()?;
     let of_pod = spec.security_context.as_ref().and_then(|s| s.run_as_user);
-    let mut users = spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(|c| {
-        c.security_context.as_ref().and_then(|s| s.run_as_user).or(of_pod)
-    });
+    let mut users = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .map(|c| c.security_context.as_ref().and_then(|s| s.run_as_user).or(of_pod));
     let first = users.next()??;
     users.all(|u| u == Some(first)).then(|| u32::try_from(first).ok())?
 }

@@ -157,7 +157,8 @@ pub fn container_mounts(
     let mut mounts = Vec::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let Some(volume) = volumes.get(&mount.name) else {
-            let text = format!("cannot find volume {:?} to mount into container {:?}", mount.name, container.name);
+            let text =
+                format!("cannot find volume {:?} to mount into container {:?}", mount.name, container.name);
             return Err(VolumeError(text));
         };
         let mut sub_path = mount.sub_path.clone().unwrap_or_default();
@@ -167,9 +168,13 @@ pub fn container_mounts(
         let host_path = if sub_path.is_empty() {
             volume.path.clone()
         } else {
-            let target =
-                pod_dir.join("volume-subpaths").join(&mount.name).join(&container.name).join(index.to_string());
-            subpath::prepare(&volume.path, &sub_path, &target).map_err(|e| e.describe(&mount.name, &container.name))?
+            let target = pod_dir
+                .join("volume-subpaths")
+                .join(&mount.name)
+                .join(&container.name)
+                .join(index.to_string());
+            subpath::prepare(&volume.path, &sub_path, &target)
+                .map_err(|e| e.describe(&mount.name, &container.name))?
         };
         let propagation = match mount.mount_propagation.as_deref() {
             None | Some("None") => v1::MountPropagation::PropagationPrivate,

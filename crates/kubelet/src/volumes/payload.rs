@@ -29,7 +29,9 @@ fn select(
     let mut payload = Payload::new();
     for item in items {
         match data.get(&item.key) {
-            Some(value) => drop(payload.insert(item.path.clone(), entry(value.clone(), mode_of(item.mode, mode)))),
+            Some(value) => {
+                drop(payload.insert(item.path.clone(), entry(value.clone(), mode_of(item.mode, mode))))
+            }
             None if optional => {}
             None => return Err(VolumeError(missing(&item.key))),
         }

@@ -17,9 +17,9 @@ impl Plugin for Claim {
                 mounted.read_only |= source.read_only == Some(true);
                 mounted
             }),
-            Some(objects::Claim::Unbound) => {
-                Err(VolumeError(format!("PVC {namespace}/{name} has not been bound yet to a PersistentVolume")))
-            }
+            Some(objects::Claim::Unbound) => Err(VolumeError(format!(
+                "PVC {namespace}/{name} has not been bound yet to a PersistentVolume"
+            ))),
             Some(objects::Claim::Missing) | None => Err(VolumeError(format!(
                 "failed to fetch PVC from API server: persistentvolumeclaim {name:?} not found"
             ))),
@@ -31,7 +31,9 @@ fn plan(context: &Context<'_>, pv: &PersistentVolume) -> Result<Mounted, VolumeE
     let name = pv.metadata.name.as_deref().unwrap_or_default();
     let spec = pv.spec.clone().unwrap_or_default();
     if !fits_node(context.node_name, pv) {
-        return Err(VolumeError(format!("failed to check node affinity of PersistentVolume {name:?}: no matching NodeSelectorTerms")));
+        return Err(VolumeError(format!(
+            "failed to check node affinity of PersistentVolume {name:?}: no matching NodeSelectorTerms"
+        )));
     }
     if let Some(source) = &spec.host_path {
         return host_path::plan(source);

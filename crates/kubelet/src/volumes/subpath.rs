@@ -36,7 +36,9 @@ impl SubPathError {
 /// Binds `volume/sub_path` to `target` and returns the target; makes the directory if nothing is there.
 pub(super) fn prepare(volume: &Path, sub_path: &str, target: &Path) -> Result<PathBuf, SubPathError> {
     if sub_path.starts_with('/') {
-        return Err(SubPathError::Invalid(format!("error SubPath `{sub_path}` must not be an absolute path")));
+        return Err(SubPathError::Invalid(format!(
+            "error SubPath `{sub_path}` must not be an absolute path"
+        )));
     }
     if sub_path.split('/').any(|part| part == "..") {
         let text = format!("unable to provision SubPath `{sub_path}`: must not contain '..'");
@@ -136,7 +138,10 @@ mod tests {
         create(&volume, "inner/a/b").unwrap();
         assert!(volume.join("real/a/b").is_dir());
         for bad in ["/etc", "a/../../b"] {
-            assert!(matches!(prepare(&volume, bad, &dir.path().join("t")), Err(SubPathError::Invalid(_))), "{bad}");
+            assert!(
+                matches!(prepare(&volume, bad, &dir.path().join("t")), Err(SubPathError::Invalid(_))),
+                "{bad}"
+            );
         }
     }
 }
