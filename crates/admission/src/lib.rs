@@ -8,7 +8,7 @@ mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
 pub mod node_restriction;
-
+mod pod_security;
 mod priority;
 mod request;
 mod runtime_class;
@@ -55,8 +55,13 @@ pub static MUTATORS: &[Mutator] = &[
     runtime_class::MUTATOR,
 ];
 
-pub static VALIDATORS: &[Validator] =
-    &[limit_ranger::VALIDATOR, service_account::VALIDATOR, priority::VALIDATOR, runtime_class::VALIDATOR];
+pub static VALIDATORS: &[Validator] = &[
+    limit_ranger::VALIDATOR,
+    service_account::VALIDATOR,
+    pod_security::PLUGIN,
+    priority::VALIDATOR,
+    runtime_class::VALIDATOR,
+];
 
 /// Whether any plugin looks at such a request.
 pub fn handles(operation: Operation, group: &str, resource: &str, subresource: &str) -> bool {

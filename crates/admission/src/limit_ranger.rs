@@ -69,7 +69,7 @@ fn admit(r: &Request<'_>, object: Option<&mut Object>) -> Result<(), ApiError> {
 }
 
 fn fill(c: &mut Container, word: &str, requests: &ApiResources, caps: &ApiResources, said: &mut Vec<String>) {
-    let mut add = |have: &mut Option<ApiResources>, wanted: &ApiResources| {
+    let add = |have: &mut Option<ApiResources>, wanted: &ApiResources| {
         let mut set = Vec::new();
         for (name, quantity) in wanted {
             if have.as_ref().is_none_or(|h| !h.contains_key(name)) {

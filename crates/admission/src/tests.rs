@@ -12,9 +12,7 @@ struct Objects(Vec<(&'static str, Object)>);
 
 impl World for Objects {
     fn get(&self, _: &str, resource: &str, namespace: &str, name: &str) -> Option<Object> {
-        let found =
-            self.list("", resource, namespace).into_iter().find(|o| o.meta().name.as_deref() == Some(name));
-        found
+        self.list("", resource, namespace).into_iter().find(|o| o.meta().name.as_deref() == Some(name))
     }
 
     fn list(&self, _: &str, resource: &str, namespace: &str) -> Vec<Object> {

@@ -1,5 +1,8 @@
 //! Real kubectl against a server on the loopback, over TLS, with an in-memory store.
 
+// A test's helpers fail as the test does.
+#![allow(clippy::unwrap_used)]
+
 use apiserver::{ApiServer, Config};
 use auth::User;
 use std::path::PathBuf;
@@ -9,6 +12,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::sync::oneshot;
+
+/// Of a command that waits for an event; each takes some 100 ms.
+const ATTEMPTS: usize = 100;
 
 struct Cluster {
     server: Arc<ApiServer>,
@@ -37,7 +43,7 @@ impl Cluster {
         self.directory.path().join(name)
     }
 
-    /// Standard output of a command that must succeed, or standard error of one that must not.
+    /// What a command says on its standard output, and where it fails also on its standard error.
     async fn kubectl(&self, line: &str, input: &str) -> Result<String, String> {
         let mut child = Command::new("kubectl")
             .args(line.split_whitespace())
@@ -51,7 +57,7 @@ impl Cluster {
         child.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
         let out = child.wait_with_output().await.unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        if out.status.success() { Ok(text(out.stdout)) } else { Err(text(out.stderr)) }
+        if out.status.success() { Ok(text(out.stdout)) } else { Err(text([out.stdout, out.stderr].concat())) }
     }
 
     async fn check(&self, line: &str, input: &str, contains: &[&str]) {
@@ -59,6 +65,20 @@ impl Cluster {
         for part in contains {
             assert!(got.contains(part), "kubectl {line}\nhas no {part:?}:\n{got}");
         }
+    }
+
+    /// Repeats a command until it says this: authorizers follow writes by their events.
+    async fn until(&self, line: &str, contains: &str) {
+        let mut last = String::new();
+        for _ in 0..ATTEMPTS {
+            last = match self.kubectl(line, "").await {
+                Ok(text) | Err(text) => text,
+            };
+            if last.contains(contains) {
+                return;
+            }
+        }
+        panic!("kubectl {line}\nnever says {contains:?}:\n{last}");
     }
 
     async fn end(mut self) {
@@ -124,15 +144,7 @@ async fn rights_are_enforced() {
     )
     .await;
     c.check("create rolebinding r --clusterrole=view --user=bob", "", &["created"]).await;
-    // The index follows the write by its event.
-    let mut allowed = String::new();
-    for _ in 0..200 {
-        (Ok(allowed) | Err(allowed)) = c.kubectl("auth can-i list pods --as bob", "").await;
-        if allowed.contains("yes") {
-            break;
-        }
-    }
-    assert!(allowed.contains("yes"));
+    c.until("auth can-i list pods --as bob", "yes").await;
     c.check("auth can-i --list --as bob", "", &["pods/log", "selfsubjectaccessreviews.authorization.k8s.io"])
         .await;
     c.check("get pods --as bob", "", &[]).await;
@@ -140,15 +152,8 @@ async fn rights_are_enforced() {
     c.check("create role grab --verb=get --resource=secrets --as bob", "", &["forbidden"]).await;
     c.check("create clusterrole rb --verb=create --resource=roles,rolebindings", "", &["created"]).await;
     c.check("create rolebinding b2 --clusterrole=rb --user=bob", "", &["created"]).await;
-    let mut refused = String::new();
-    for _ in 0..200 {
-        (Ok(refused) | Err(refused)) =
-            c.kubectl("create role grab --verb=get --resource=secrets --as bob", "").await;
-        if refused.contains("attempting to grant") {
-            break;
-        }
-    }
-    assert!(refused.contains(r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get"]}"#), "{refused}");
+    let grab = "create role grab --verb=get --resource=secrets --as bob";
+    c.until(grab, r#"{APIGroups:[""], Resources:["secrets"], Verbs:["get"]}"#).await;
     c.end().await;
 }
 

@@ -68,7 +68,7 @@ pub fn address(front: &Front, node: &str) -> Result<String, ApiError> {
     let host =
         preferred.iter().find_map(|t| addresses.iter().find(|a| a.type_ == *t)).map(|a| a.address.clone());
     let host =
-        host.ok_or_else(|| ApiError::internal(format!("no preferred addresses found; known addresses: []")))?;
+        host.ok_or_else(|| ApiError::internal("no preferred addresses found; known addresses: []"))?;
     Ok(match host.parse::<IpAddr>() {
         Ok(IpAddr::V6(v6)) => format!("[{v6}]:{port}"),
         _ => format!("{host}:{port}"),
@@ -191,10 +191,8 @@ fn log_parameters(asked: &[(String, String)]) -> Result<Vec<(String, String)>, A
     let mut kept = Vec::new();
     for (key, value) in asked {
         match key.as_str() {
-            "follow" | "previous" | "timestamps" => {
-                if !matches!(value.as_str(), "false" | "0") {
-                    kept.push((key.clone(), "true".to_owned()));
-                }
+            "follow" | "previous" | "timestamps" if !matches!(value.as_str(), "false" | "0") => {
+                kept.push((key.clone(), "true".to_owned()));
             }
             "tailLines" | "limitBytes" | "sinceSeconds" => {
                 let number: i64 = value.parse().map_err(|_| {

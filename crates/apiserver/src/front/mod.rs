@@ -39,10 +39,12 @@ use openapi::OpenApi;
 use serde_json::json;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Longest user agent that is kept, in bytes (as upstream's default field manager).
 const MAX_AGENT_BYTES: usize = 128;
+/// How long the store may take to say its revision before it counts as down.
+const STORE_CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Everything a request meets on its way.
 pub struct Front {
@@ -200,6 +202,7 @@ impl Front {
 
     async fn dispatch(&self, context: Context, request: Request, now: Time) -> Result<Response, ApiError> {
         if !context.info.is_resource {
+            self.look_at_store(request.uri().path()).await;
             return self.answer_path(&request);
         }
         if context.info.is_long_running() {
@@ -238,6 +241,20 @@ impl Front {
             }
             _ => Ok(self.resources.handle(context, request).await),
         }
+    }
+
+    /// Before an answer about health: whether the store answers now.
+    async fn look_at_store(&self, path: &str) {
+        if !["/readyz", "/livez", "/healthz"].iter().any(|p| path.starts_with(p)) {
+            return;
+        }
+        let store = self.resources.cache().store();
+        let why = match tokio::time::timeout(STORE_CHECK_TIMEOUT, store.revision()).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("the store does not answer".to_owned()),
+        };
+        *self.health.store.write() = why;
     }
 
     /// Paths that are no resources.
