@@ -55,7 +55,7 @@ impl Controller for EndpointSlices {
         changes.delete.extend(existing.into_iter().filter(|s| !types.contains(&s.address_type.as_str())));
         let mut plan = changes.plan(&service, trigger_time(&service, &pods));
         if let Some(node) = lost.first() {
-            // Left out for now; pod GC or a late node makes it right.
+            // Left out until pod GC or the late node makes it right.
             plan.retry = Some(format!("a pod of service {key} is on node {node}, which is not known"));
         }
         plan
@@ -293,18 +293,18 @@ fn for_type(
     changes.delete.extend(by_ports.into_values().flatten());
     // There is always one, so that readers can tell that the service has been looked at.
     if changes.delete.len() == total && changes.create.is_empty() {
-        let placeholder = empty(Vec::new());
-        let is_placeholder = |s: &EndpointSlice| {
+        let bare = empty(Vec::new());
+        let is_empty_one = |s: &EndpointSlice| {
             count(s) == 0
                 && s.ports.as_ref().is_none_or(Vec::is_empty)
-                && s.metadata.labels == placeholder.metadata.labels
+                && s.metadata.labels == bare.metadata.labels
                 && is_owned(s, service)
         };
-        match changes.delete.iter().position(|s| is_placeholder(s)) {
+        match changes.delete.iter().position(|s| is_empty_one(s)) {
             Some(i) => {
                 changes.delete.remove(i);
             }
-            None => changes.create.push(placeholder),
+            None => changes.create.push(bare),
         }
     }
     changes

@@ -99,7 +99,7 @@ fn a_service_finds_its_pods() {
         let mut sim = sim(seed);
         sim.api.put(service(plain()));
         settle(&mut sim);
-        assert_eq!(slices(&sim), [": "], "a placeholder");
+        assert_eq!(slices(&sim), [": "], "one slice, even without endpoints");
         sim.api.put(pod(0, true, 8080));
         sim.api.put(pod(1, false, 8080));
         sim.api.put(pod(2, true, 9090));
