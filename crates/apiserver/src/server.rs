@@ -2,7 +2,7 @@
 
 use crate::cache::Cache;
 use crate::front::authenticate::Tokens;
-use crate::front::{self, Chain, Endpoint, Front, Kubelets, Objects, Parts, Peer, Tls, TlsError};
+use crate::front::{self, AuditLog, Chain, Endpoint, Front, Kubelets, Objects, Parts, Peer, Tls, TlsError};
 use crate::request::BoxError;
 use crate::resource::{self, Resources};
 use auth::pki::{Identity, Leaf};
@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 /// How a server is set up.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Holds `pki/`.
+    /// Holds `pki/` and `audit/`.
     pub data_directory: PathBuf,
     /// Where nodes and pods reach this server.
     pub advertise_address: IpAddr,
@@ -32,6 +32,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// Whether requests without credentials are those of `system:anonymous`, whom RBAC lets do next to nothing.
     pub anonymous: bool,
+    /// Whether requests are logged to `<data directory>/audit/audit.log`.
+    pub audit: bool,
     pub resources: resource::Config,
 }
 
@@ -45,6 +47,7 @@ impl Config {
             service_ip: IpAddr::from([10, 96, 0, 1]),
             names: Vec::new(),
             anonymous: true,
+            audit: false,
             resources: resource::Config::default(),
         }
     }
@@ -60,6 +63,8 @@ pub enum StartError {
     Store(#[from] StoreError),
     #[error("making the cluster's own objects: {0}")]
     Bootstrap(ApiError),
+    #[error("the audit log in {directory} cannot be written: {source}", directory = directory.display())]
+    Audit { directory: PathBuf, source: std::io::Error },
     #[error("the certificates' maker ended: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -91,6 +96,9 @@ impl ApiServer {
         let objects = Objects::new(cache.clone());
         let admission = Arc::new(Chain { authorizer: authorizer.clone() });
         let resources = Resources::over(cache, kinds::ALL, admission, config.resources.clone());
+        let directory = config.data_directory.join("audit");
+        let audit = config.audit.then(|| AuditLog::open(&directory)).transpose();
+        let audit = audit.map_err(|source| StartError::Audit { directory, source })?;
         let audiences = vec![auth::token::ISSUER.to_owned()];
         let tokens = Tokens {
             signer: keys.pki.signer.clone(),
@@ -105,6 +113,7 @@ impl ApiServer {
             objects,
             kubelets: keys.kubelets,
             anonymous: config.anonymous,
+            audit,
             address: format!("{}:{}", config.advertise_address, config.port),
             now: config.resources.now,
         }));

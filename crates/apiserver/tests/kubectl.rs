@@ -28,7 +28,7 @@ impl Cluster {
         let directory = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let config = Config::local(directory.path().to_owned(), port);
+        let config = Config { audit: true, ..Config::local(directory.path().to_owned(), port) };
         let server = ApiServer::start(config, store::memory::open()).await.unwrap();
         std::fs::write(directory.path().join("admin"), server.admin_kubeconfig(&server.url())).unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -148,6 +148,15 @@ async fn rights_are_enforced() {
     c.check("auth can-i --list --as bob", "", &["pods/log", "selfsubjectaccessreviews.authorization.k8s.io"])
         .await;
     c.check("get pods --as bob", "", &[]).await;
+    let log = std::fs::read_to_string(c.file("audit/audit.log")).unwrap();
+    let line = log.lines().find(|l| l.contains("forbid")).unwrap();
+    let event: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert_eq!(event["user"]["username"], "kubernetes-admin");
+    assert_eq!(event["impersonatedUser"]["username"], "bob");
+    assert_eq!(
+        (&event["objectRef"]["resource"], &event["responseStatus"]["code"]),
+        (&"pods".into(), &403.into())
+    );
     c.check("create rolebinding e --clusterrole=edit --user=eve", "", &["created"]).await;
     c.check("create role grab --verb=get --resource=secrets --as bob", "", &["forbidden"]).await;
     c.check("create clusterrole rb --verb=create --resource=roles,rolebindings", "", &["created"]).await;
@@ -205,5 +214,76 @@ async fn components_in_the_process_are_authorized_like_anyone() {
     let node = c.server.client(User::component("system:node:n1", &["system:nodes"]));
     let refused = kube::Api::<Secret>::default_namespaced(node).get("x").await.unwrap_err().to_string();
     assert!(refused.contains("no relationship found between node 'n1' and this object"), "{refused}");
+    c.end().await;
+}
+
+/// Answers every request with its path, over TLS, only to clients of the cluster's authority.
+async fn fake_kubelet(c: &Cluster, listener: TcpListener) {
+    use rustls_pki_types::pem::PemObject;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    let pki = c.server.pki();
+    let leaf = auth::pki::Leaf::kubelet_server("n1", vec!["127.0.0.1".into()]);
+    let identity = pki.identities(&[("kubelet-server", leaf)]).unwrap().remove(0);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from(pki.ca.certificate_der().to_vec())).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let stream = acceptor.accept(stream).await.unwrap();
+            let service =
+                hyper::service::service_fn(async |request: http::Request<hyper::body::Incoming>| {
+                    let said = format!("kubelet was asked for {}\n", request.uri());
+                    Ok::<_, std::convert::Infallible>(http::Response::new(
+                        http_body_util::Full::<bytes::Bytes>::from(said),
+                    ))
+                });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).await;
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_comes_from_the_kubelet() {
+    if !have_kubectl().await {
+        return;
+    }
+    let c = Cluster::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    fake_kubelet(&c, listener).await;
+    c.check("create sa default", "", &["created"]).await;
+    let objects = "apiVersion: v1\nkind: List\nitems: [
+        {apiVersion: v1, kind: Node, metadata: {name: n1}},
+        {apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {nodeName: n1, containers: [{name: c, image: i}]}}]";
+    c.check("create -f -", objects, &["node/n1 created", "pod/p created"]).await;
+    c.check("logs p", "", &[]).await;
+    let status = format!(
+        "patch node n1 --subresource=status -p {{\"status\":{{\"addresses\":[{{\"type\":\"InternalIP\",\"address\":\"127.0.0.1\"}}],\
+         \"daemonEndpoints\":{{\"kubeletEndpoint\":{{\"Port\":{port}}}}}}}}}"
+    );
+    c.check(&status, "", &["patched"]).await;
+    c.until("logs p --tail=3", "kubelet was asked for /containerLogs/default/p/c?tailLines=3").await;
+    c.check("logs p -c x", "", &["container x is not valid for pod p"]).await;
+    c.check("get --raw /api/v1/nodes/n1/proxy/pods?a=b", "", &["kubelet was asked for /pods?a=b"]).await;
+    c.check(
+        "get pod p -o jsonpath={.spec.volumes[0].projected.sources[0].serviceAccountToken.path}",
+        "",
+        &["token"],
+    )
+    .await;
+    c.check("get node n1 -o jsonpath={.spec.taints[0].key}", "", &["node.kubernetes.io/not-ready"]).await;
     c.end().await;
 }

@@ -67,8 +67,7 @@ pub fn address(front: &Front, node: &str) -> Result<String, ApiError> {
     let preferred = ["InternalIP", "Hostname", "InternalDNS", "ExternalIP", "ExternalDNS"];
     let host =
         preferred.iter().find_map(|t| addresses.iter().find(|a| a.type_ == *t)).map(|a| a.address.clone());
-    let host =
-        host.ok_or_else(|| ApiError::internal("no preferred addresses found; known addresses: []"))?;
+    let host = host.ok_or_else(|| ApiError::internal("no preferred addresses found; known addresses: []"))?;
     Ok(match host.parse::<IpAddr>() {
         Ok(IpAddr::V6(v6)) => format!("[{v6}]:{port}"),
         _ => format!("{host}:{port}"),

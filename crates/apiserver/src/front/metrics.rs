@@ -62,8 +62,7 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
         let requests = Family::<RequestLabels, Counter>::default();
-        let durations =
-            Family::<DurationLabels, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
+        let durations = Family::<DurationLabels, Histogram>::new_with_constructor(|| Histogram::new(BUCKETS));
         let in_flight = Family::<InFlightLabels, Gauge>::default();
         let (rejected, panics) = (Counter::default(), Counter::default());
         let (cpu_seconds, memory_bytes, threads) = (Gauge::default(), Gauge::default(), Gauge::default());

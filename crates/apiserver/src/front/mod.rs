@@ -1,6 +1,7 @@
 //! The front: who asks, may they, and which handler answers. One path for requests over TLS and in memory.
 
 mod admission;
+mod audit;
 pub mod authenticate;
 mod discovery;
 mod health;
@@ -17,6 +18,7 @@ mod virtual_reviews;
 mod virtual_token;
 
 pub use admission::Chain;
+pub use audit::Log as AuditLog;
 pub use authenticate::Peer;
 pub use health::{VERSION, platform};
 pub use indexes::{Objects, start as start_indexes};
@@ -59,6 +61,7 @@ pub struct Front {
     openapi: OpenApi,
     metrics: Metrics,
     in_flight: InFlight,
+    audit: Option<AuditLog>,
     now: fn() -> Time,
 }
 
@@ -70,6 +73,7 @@ pub struct Parts {
     pub objects: Objects,
     pub kubelets: Kubelets,
     pub anonymous: bool,
+    pub audit: Option<AuditLog>,
     /// `host:port`, for discovery.
     pub address: String,
     pub now: fn() -> Time,
@@ -110,6 +114,7 @@ impl Front {
             anonymous: parts.anonymous,
             metrics: Metrics::default(),
             in_flight: InFlight::default(),
+            audit: parts.audit,
             now: parts.now,
         }
     }
@@ -118,8 +123,9 @@ impl Front {
     pub async fn handle(&self, peer: &Peer, request: Request) -> Response {
         let began = Instant::now();
         let head = request.method() == Method::HEAD;
-        let (info, mut response) = match AssertUnwindSafe(self.try_handle(peer, request)).catch_unwind().await
-        {
+        let mut record = self.audit.as_ref().map(|_| audit::Record::of(&request, (self.now)()));
+        let answer = AssertUnwindSafe(self.try_handle(peer, request, &mut record)).catch_unwind().await;
+        let (info, mut response) = match answer {
             Ok((info, Ok(response))) => (info, response),
             Ok((info, Err(error))) => (info, respond::error(&error)),
             Err(panic) => {
@@ -132,6 +138,9 @@ impl Front {
             }
         };
         self.metrics.observe(&info, response.status().as_u16(), began.elapsed());
+        if let (Some(log), Some(record)) = (&self.audit, &record) {
+            log.write(record, &info, response.status().as_u16(), (self.now)());
+        }
         let headers = response.headers_mut();
         if !headers.contains_key(header::CACHE_CONTROL) {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
@@ -146,6 +155,7 @@ impl Front {
         &self,
         peer: &Peer,
         mut request: Request,
+        record: &mut Option<audit::Record>,
     ) -> (Arc<RequestInfo>, Result<Response, ApiError>) {
         let uri = request.uri();
         let parsed = match RequestInfo::parse(request.method(), uri.path(), uri.query().unwrap_or("")) {
@@ -154,11 +164,15 @@ impl Front {
         };
         let info = Arc::new(parsed.info);
         let now = (self.now)();
-        let user = match self.identify(peer, &request, now) {
+        let user = match self.identify(peer, &request, now, record) {
             Ok(user) => user,
             Err(error) => return (info, Err(error)),
         };
-        if let Err(error) = self.authorize(&user, &info, parsed.field_selector) {
+        let allowed = self.authorize(&user, &info, parsed.field_selector);
+        if let Some(record) = record {
+            record.allowed = Some(allowed.is_ok());
+        }
+        if let Err(error) = allowed {
             return (info, Err(error));
         }
         request.headers_mut().remove(header::AUTHORIZATION);
@@ -167,13 +181,26 @@ impl Front {
         (info, answer)
     }
 
-    fn identify(&self, peer: &Peer, request: &Request, now: Time) -> Result<Arc<User>, ApiError> {
+    fn identify(
+        &self,
+        peer: &Peer,
+        request: &Request,
+        now: Time,
+        record: &mut Option<audit::Record>,
+    ) -> Result<Arc<User>, ApiError> {
         let headers = request.headers();
         let user = authenticate::authenticate(peer, headers, &self.tokens, self.anonymous, now)?;
-        Ok(match authenticate::impersonate(headers, &user, &self.authorizer)? {
-            Some(other) => Arc::new(other),
-            None => user,
-        })
+        if let Some(record) = record {
+            record.user = Some(user.clone());
+        }
+        let Some(other) = authenticate::impersonate(headers, &user, &self.authorizer)? else {
+            return Ok(user);
+        };
+        let other = Arc::new(other);
+        if let Some(record) = record {
+            record.acts_as = Some(other.clone());
+        }
+        Ok(other)
     }
 
     fn authorize(&self, user: &User, info: &RequestInfo, field_selector: String) -> Result<(), ApiError> {
