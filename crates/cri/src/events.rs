@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt};
-use k8s_cri::v1::{ContainerEventResponse, ContainerEventType, ContainerState};
+use k8s_cri::v1::{ContainerEventResponse, ContainerEventType, ContainerState, PodSandboxState};
 use prost::Message;
 use tonic::codec::Streaming;
 use tonic::codegen::http::uri::PathAndQuery;
@@ -176,15 +176,19 @@ fn decode(envelope: &Envelope) -> Option<ContainerEvent> {
     Some(ContainerEvent { container_id, kind, pod_uid: None })
 }
 
-/// Waits, briefly and boundedly, until the CRI shows the event. A sandbox's id is not a container's:
-/// there the first answer is `NotFound`, and the caller's relist sees the sandbox anyway.
+/// Waits, briefly and boundedly, until the CRI shows the event.
 async fn settle(runtime: &Runtime, event: &ContainerEvent) {
     for _ in 0..SETTLE_STEPS {
         let status = runtime.container_status(&event.container_id).await;
-        let shown = match (event.kind, status.map(|s| s.state())) {
-            (ContainerEventKind::Started, Ok(state)) => state != ContainerState::ContainerCreated,
-            (ContainerEventKind::Stopped, Ok(state)) => state != ContainerState::ContainerRunning,
+        let shown = match (event.kind, status) {
+            (ContainerEventKind::Started, Ok(status)) => status.state() != ContainerState::ContainerCreated,
+            (ContainerEventKind::Stopped, Ok(status)) => status.state() != ContainerState::ContainerRunning,
             (ContainerEventKind::Deleted, Ok(_)) => false,
+            // the id of a sandbox is not a container's
+            (ContainerEventKind::Stopped, Err(error)) if error.is_not_found() => {
+                let sandbox = runtime.pod_sandbox_status(&event.container_id).await;
+                sandbox.map_or(true, |status| status.state() != PodSandboxState::SandboxReady)
+            }
             _ => true,
         };
         if shown {

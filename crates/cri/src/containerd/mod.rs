@@ -16,7 +16,7 @@ use k8s_cri::v1::ImageSpec;
 use tokio::sync::watch;
 
 pub use config::{Settings, Version, render};
-pub use remove::remove_all;
+pub use remove::{remove_all, unmount_below};
 
 use crate::api::{ImageApi, RuntimeApi};
 use crate::image::{self, Importer, PAUSE_IMAGE};
@@ -81,8 +81,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Of a data directory; a relative one is below the working directory.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self { data_dir: data_dir.into(), state_dir: None, systemd_cgroup: false }
+        let data_dir = data_dir.into();
+        let data_dir = std::path::absolute(&data_dir).unwrap_or(data_dir);
+        Self { data_dir, state_dir: None, systemd_cgroup: false }
     }
 
     fn state(&self) -> PathBuf {

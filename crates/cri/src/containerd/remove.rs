@@ -82,7 +82,7 @@ fn init_pids(state: &Path) -> Vec<Pid> {
 }
 
 /// Unmounts everything below a directory, the innermost first.
-fn unmount_below(directory: &Path) {
+pub fn unmount_below(directory: &Path) {
     let Ok(table) = fs::read_to_string("/proc/self/mountinfo") else { return };
     let mut points: Vec<PathBuf> = table
         .lines()
