@@ -35,6 +35,8 @@ const KEPT_DEAD: usize = 1;
 #[derive(Clone)]
 pub struct Input {
     pub pod: Arc<Pod>,
+    /// The API's mirror of a static pod.
+    pub mirror: Option<Arc<Pod>>,
     /// The API does not have it any more.
     pub gone: bool,
     /// It was refused, or must go.
@@ -110,7 +112,9 @@ struct Actor {
     prober: Prober,
     updates: mpsc::UnboundedReceiver<ProbeUpdate>,
     updates_tx: mpsc::UnboundedSender<ProbeUpdate>,
-    reporter: Reporter,
+    /// Writes the status; a static pod without a mirror has nowhere to write.
+    reporter: Option<Reporter>,
+    mirror_uid: Option<String>,
     tokens_due: Option<Time>,
     /// Volumes are mounted, so that changed objects are to be written into them.
     mounted: bool,
@@ -118,6 +122,8 @@ struct Actor {
     /// Rounds in a row that failed for the whole pod.
     failures: u32,
     was_running: bool,
+    /// The pod is to end.
+    leaving: bool,
     /// The labels and annotations that volumes show.
     shown: Option<(Strings, Strings)>,
 }
@@ -140,7 +146,8 @@ impl Actor {
             ..PodState::default()
         };
         Self {
-            reporter: Reporter::start(shared.client.clone(), &pod),
+            reporter: (!is_static(&pod)).then(|| Reporter::start(shared.client.clone(), &pod)),
+            mirror_uid: None,
             shared,
             input,
             wake,
@@ -155,6 +162,7 @@ impl Actor {
             first_seen: Instant::now(),
             failures: 0,
             was_running: false,
+            leaving: false,
             shown: None,
         }
     }
@@ -180,7 +188,9 @@ impl Actor {
             if !plan.actions.is_empty() {
                 if deletes {
                     // the last status is worth more than a quick end
-                    self.reporter.flushed().await;
+                    if let Some(reporter) = &self.reporter {
+                        reporter.flushed().await;
+                    }
                 }
                 self.act(&input, observed, plan).await;
                 self.shared.metrics.pod_worker_duration.observe(started.elapsed().as_secs_f64());
@@ -202,7 +212,20 @@ impl Actor {
             self.wake.objects();
         }
         self.shown = Some(shown);
+        let leaving =
+            input.gone || input.failure.is_some() || input.pod.metadata.deletion_timestamp.is_some();
+        if leaving && !self.leaving {
+            // what was to be tried again is of no interest any more
+            self.state.retry_at = None;
+            self.failures = 0;
+        }
+        self.leaving = leaving;
         self.state.gone |= input.gone;
+        let mirror = input.mirror.as_ref().filter(|m| m.metadata.uid != self.mirror_uid);
+        if let Some(mirror) = mirror {
+            self.mirror_uid.clone_from(&mirror.metadata.uid);
+            self.reporter = Some(Reporter::start(self.shared.client.clone(), mirror));
+        }
         if let Some((failure, rejected)) = &input.failure {
             self.state.failure = Some(failure.clone());
             self.state.rejected |= *rejected;
@@ -243,8 +266,8 @@ impl Actor {
         }
         self.state.waiting.clone_from(&plan.waiting);
         self.state.last_status = Some(plan.status.clone());
-        if !self.state.gone {
-            self.reporter.report(&plan.status);
+        if let Some(reporter) = self.reporter.as_ref().filter(|_| !self.state.gone) {
+            reporter.report(&plan.status);
         }
         self.note_start(&plan.status);
         self.sync_probes(&input.pod, &observed, plan.terminating);
@@ -484,6 +507,10 @@ fn has_post_start(pod: &Pod, action: &Action) -> bool {
     let Action::StartContainer { kind, name } = action else { return false };
     crate::sync::find_container(pod, *kind, name)
         .is_some_and(|c| c.lifecycle.is_some_and(|l| l.post_start.is_some()))
+}
+
+fn is_static(pod: &Pod) -> bool {
+    pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key("kubernetes.io/config.source"))
 }
 
 /// Whether what changed cannot wait for the end of the round.

@@ -117,7 +117,7 @@ impl Round {
             Action::KillContainer { id, name, message, grace_seconds } => {
                 let container = kind_of(&self.pod, &name).and_then(|k| find_container(&self.pod, k, &name));
                 let kill = Kill { id, name, message, grace_seconds };
-                self.kill_container(kill, container.as_ref(), None).await
+                self.kill_container(kill, container.as_ref(), None).await.map_err(|_| self.retry())
             }
             Action::Prepare => self.prepare().await,
             Action::CreateSandbox { attempt } => self.create_sandbox(attempt).await,

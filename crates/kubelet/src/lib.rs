@@ -25,6 +25,7 @@ pub mod run;
 pub mod security;
 pub mod shared;
 mod start;
+pub mod static_pods;
 pub mod sync;
 pub mod tokens;
 pub mod volumes;

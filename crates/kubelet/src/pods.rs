@@ -13,6 +13,7 @@ use crate::actor::{self, Handle, Input};
 use crate::admission::admit;
 use crate::container_config::labels;
 use crate::shared::Shared;
+use crate::static_pods::is_mirror;
 use crate::sync::{Failure, ephemeral_as_container};
 
 /// The pods of this node by uid.
@@ -85,7 +86,7 @@ impl Pods {
 
     /// Takes a pod as the API has it now.
     pub fn update(&self, pod: Arc<Pod>) {
-        let Some(uid) = pod.metadata.uid.clone() else { return };
+        let Some(uid) = pod.metadata.uid.clone().filter(|_| !is_mirror(&pod)) else { return };
         let known = self.get(&uid);
         if let Some(handle) = known.filter(|h| !h.done.is_cancelled()) {
             handle.input.send_modify(|input| input.pod = pod);
@@ -97,7 +98,23 @@ impl Pods {
             return;
         }
         let failure = self.refusal(&pod).map(|f| (f, true));
-        self.start(uid, Input { pod, gone: false, failure });
+        self.start(uid, Input { pod, mirror: None, gone: false, failure });
+    }
+
+    /// Takes a static pod, with its mirror in the API if there is one.
+    pub fn update_static(&self, pod: Arc<Pod>, mirror: Option<Arc<Pod>>) {
+        let Some(uid) = pod.metadata.uid.clone() else { return };
+        let Some(handle) = self.get(&uid).filter(|h| !h.done.is_cancelled()) else {
+            let failure = self.refusal(&pod).map(|f| (f, true));
+            return self.start(uid, Input { pod, mirror, gone: false, failure });
+        };
+        let version = |p: &Option<Arc<Pod>>| p.as_ref().and_then(|p| p.metadata.uid.clone());
+        handle.input.send_if_modified(|input| {
+            let changed = version(&input.mirror) != version(&mirror) || input.pod.metadata != pod.metadata;
+            input.mirror = mirror;
+            input.pod = pod;
+            changed
+        });
     }
 
     /// The API does not have the pod any more.
@@ -170,7 +187,7 @@ impl Pods {
                 containers.iter().filter(|c| c.labels.get(labels::POD_UID) == Some(&uid)).collect();
             let pod = pod_from_labels(&sandbox, &own);
             tracing::info!(pod = ?pod.metadata.name, uid, "a pod that the API does not have any more is ended");
-            self.start(uid, Input { pod: Arc::new(pod), gone: true, failure: None });
+            self.start(uid, Input { pod: Arc::new(pod), mirror: None, gone: true, failure: None });
         }
         Ok(())
     }

@@ -78,7 +78,7 @@ impl Writer {
                         written.send_replace(number);
                         break;
                     }
-                    Err(e) if client::is_not_found(&e) || client::is_conflict(&e) => {
+                    Err(e) if self.is_gone(&e).await => {
                         // the pod is gone: nobody wants to know any more
                         written.send_replace(u64::MAX);
                         return;
@@ -93,6 +93,18 @@ impl Writer {
                     }
                 }
             }
+        }
+    }
+
+    /// Whether the refusal says that the pod is gone, or that another one has its name.
+    async fn is_gone(&self, error: &kube::Error) -> bool {
+        if !client::is_conflict(error) {
+            return client::is_not_found(error);
+        }
+        match self.pods.get_metadata_opt(&self.name).await {
+            Ok(Some(pod)) => pod.metadata.uid.as_deref() != Some(&self.uid),
+            Ok(None) => true,
+            Err(_) => false,
         }
     }
 

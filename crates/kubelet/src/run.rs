@@ -30,6 +30,7 @@ use crate::server::listen::TlsError;
 use crate::server::stats::Collector;
 use crate::server::{self, Server, tls_config};
 use crate::shared::{PodCgroups, Shared};
+use crate::static_pods;
 use crate::tokens::Tokens;
 use crate::watched::Watched;
 
@@ -246,6 +247,11 @@ impl Kubelet {
         // the pods of the API first: what the runtime has beside them is orphaned
         while let Ok(change) = changes.try_recv() {
             self.take(change);
+        }
+        if let Some(dir) = config.manifests_dir.clone() {
+            static_pods::start(&dir, &self.shared, &self.pods);
+            let (shared, actors, api) = (self.shared.clone(), self.pods.clone(), pods.clone());
+            tasks.spawn(static_pods::run(dir, shared, actors, api, shutdown.clone()));
         }
         self.end_orphans().await;
         self.remove_orphaned_dirs().await;

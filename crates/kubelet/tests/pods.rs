@@ -163,6 +163,7 @@ async fn start_kubelet(world: &World, runtime: cri::Runtime, data: &Path) -> Nod
         node_ips: vec!["127.0.0.1".into()],
         data_dir: data.join("kubelet"),
         pod_logs_dir: data.join("logs"),
+        manifests_dir: Some(data.join("manifests")),
         ..Config::default()
     };
     let parts = Parts {
@@ -202,6 +203,7 @@ async fn pods_live_and_end_as_their_users_expect() {
         .api
         .put(json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "default"},
         "data": {"pw": "c2VzYW1l"}}));
+    std::fs::create_dir(data.path().join("manifests")).expect("a directory");
     let node = start_kubelet(&world, runtime.clone(), data.path()).await;
 
     let plain = plain_pod(&world, &runtime).await;
@@ -210,6 +212,7 @@ async fn pods_live_and_end_as_their_users_expect() {
         init_and_sidecar_pod(&world),
         misconfigured_pod(&world),
         unhealthy_pod(&world),
+        static_pod(&world, data.path()),
     );
 
     // a kubelet that comes back finds its containers and ends what was deleted meanwhile
@@ -343,6 +346,18 @@ async fn misconfigured_pod(world: &World) {
         "data": {"k": "v"}}),
     );
     world.until("wrong", "running", |p| p["status"]["phase"] == "Running").await;
+}
+
+/// A file is a pod; its mirror tells of it and goes with it.
+async fn static_pod(world: &World, data: &Path) {
+    let container = json!({"name": "c", "image": IMAGE, "command": ["sleep", "1000"]});
+    let spec = json!({"hostNetwork": true, "terminationGracePeriodSeconds": 0, "containers": [container]});
+    let manifest = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "file"}, "spec": spec});
+    let path = data.join("manifests/file.yaml");
+    std::fs::write(&path, manifest.to_string()).expect("written");
+    world.until("file-test-node", "running", |p| p["status"]["phase"] == "Running").await;
+    std::fs::remove_file(&path).expect("removed");
+    world.until("file-test-node", "gone", Value::is_null).await;
 }
 
 async fn unhealthy_pod(world: &World) {

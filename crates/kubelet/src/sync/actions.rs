@@ -120,13 +120,17 @@ fn plan_end(input: &StatusInput<'_>, leaving: bool) -> PodPlan {
         }
         finished = state.torn_down && state.gone && state.removed;
     }
+    let wake_at = state.retry_at.filter(|t| *t > input.now);
+    if wake_at.is_some() {
+        actions.clear();
+    }
     PodPlan {
         actions,
         status,
         waiting: state.waiting.clone(),
         backoff: state.backoff.clone(),
         events: Vec::new(),
-        wake_at: None,
+        wake_at,
         finished,
         terminating: true,
     }

@@ -396,6 +396,8 @@ fn deleted_pods_end_gracefully_and_completely() {
     check(|_, s| s.torn_down = true, "dead", &["c 0"], "delete (Succeeded)");
     check(|_, s| (s.torn_down, s.gone) = (true, true), "dead", &["c 0"], "remove (Succeeded)");
     check(|_, s| (s.torn_down, s.gone, s.removed) = (true, true, true), "", &[], " (Failed, finished)");
+    // what failed just now waits a moment
+    check(|_, s| s.retry_at = Some(time("2026-01-01T00:10:02Z")), "dead", &["c 0"], " (Succeeded)");
     // removed by force: nobody waits any more
     let forced = |p: &mut Pod, s: &mut PodState| {
         p.metadata.deletion_timestamp = None;
