@@ -86,8 +86,11 @@ impl Core {
         if pod.is_terminating() {
             return self.pod_gone(&pod.key.clone(), now);
         }
-        if let Some(node) = pod.nominated_node() {
-            self.snapshot.nominate(pod.clone(), node);
+        match (pod.nominated_node(), self.queue.pod(&pod.key).and_then(|p| p.nominated_node())) {
+            (Some(node), _) => self.snapshot.nominate(pod.clone(), node),
+            (None, Some(_)) => drop(self.snapshot.denominate(&pod.key)),
+            // a nomination of our own may be on its way to the status
+            (None, None) => {}
         }
         self.queue.put(pod, &self.profile, now);
     }

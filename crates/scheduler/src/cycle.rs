@@ -212,7 +212,7 @@ pub fn schedule(
         }
     };
     // where an earlier attempt made room, the pod goes there if it can
-    if let Some(name) = pod.nominated_node()
+    if let Some(name) = cluster.nominated_node(pod)
         && let Some(node) = cluster.node(name)
         && only.as_ref().is_none_or(|o| o.contains(name))
         && filters.filter_with_nominated(node, pod, cluster).is_ok()

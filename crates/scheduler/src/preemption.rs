@@ -52,7 +52,7 @@ pub(crate) fn evaluate(
     if pod.spec().and_then(|s| s.preemption_policy.as_deref()) == Some("Never") {
         return Err("not eligible due to preemptionPolicy=Never.".to_owned());
     }
-    if let Some(name) = pod.nominated_node()
+    if let Some(name) = cluster.nominated_node(pod)
         && refused.get(name).is_none_or(|r| r.preemptible)
         && let Some(node) = cluster.node(name)
         && node.pods.iter().any(|p| p.priority < pod.priority && is_leaving_by_preemption(p))

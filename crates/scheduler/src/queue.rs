@@ -140,8 +140,9 @@ impl Queue {
         self.entries.remove(key);
     }
 
-    pub fn contains(&self, key: &Key) -> bool {
-        self.entries.contains_key(key)
+    /// A pod that waits or is in flight.
+    pub fn pod(&self, key: &Key) -> Option<&Arc<PodInfo>> {
+        self.entries.get(key).map(|e| &e.pod)
     }
 
     /// The next pod to schedule. It stays known until [`remove`](Self::remove) or [`failed`](Self::failed).

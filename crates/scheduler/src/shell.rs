@@ -286,10 +286,10 @@ impl Shell {
         // an earlier nomination that came to nothing is taken back
         let nomination = (nominated != pod.nominated_node()).then_some(nominated);
         self.write_status(&pod, "Unschedulable", &message, nomination).await;
-        self.apply(|core, _| core.explained(&pod));
         if let Some(candidate) = preemption {
             self.evict(&pod, &candidate).await;
         }
+        self.apply(|core, _| core.explained(&pod));
     }
 
     /// Writes condition PodScheduled=False and, where given, the nominated node; nothing where they are so.

@@ -178,6 +178,11 @@ impl Snapshot {
         pods
     }
 
+    /// The node on which room is made for the pod: by what was decided here, else by its status.
+    pub fn nominated_node<'a>(&'a self, pod: &'a PodInfo) -> Option<&'a str> {
+        self.nominated.get(&pod.key).map(|(node, _)| node.as_str()).or_else(|| pod.nominated_node())
+    }
+
     pub fn has_nominated(&self) -> bool {
         !self.nominated.is_empty()
     }
