@@ -1,2 +1,28 @@
-//! The binary: command line, wiring, certificates.
-fn main() {}
+//! `ironclad`: Kubernetes in one binary. `ironclad server` is a whole cluster; each component also runs as a
+//! process of its own, by its subcommand or when the binary is called by the component's name.
+
+mod addons;
+mod cli;
+mod command;
+mod component;
+mod detach;
+mod host;
+mod notify;
+mod paths;
+mod signals;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse_from(cli::arguments(std::env::args_os()));
+    cli::start_logging(&cli.log);
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // one line: what is wrong and, where the error knows, what to do
+            eprintln!("ironclad: {}", format!("{error:#}").replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}

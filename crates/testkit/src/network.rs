@@ -14,7 +14,9 @@ pub fn own() {
         .expect("a network namespace (tests run as root)");
     for command in [
         "link set lo up".to_owned(),
-        "link add eth0 type dummy".to_owned(),
+        // a cable whose other end leads nowhere
+        "link add eth0 type veth peer name eth0-end".to_owned(),
+        "link set eth0-end up".to_owned(),
         format!("addr add {ADDRESS}/24 dev eth0"),
         "link set eth0 up".to_owned(),
         format!("route add default via {GATEWAY}"),

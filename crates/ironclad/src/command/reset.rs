@@ -1,0 +1,108 @@
+//! `ironclad reset`: undoes `ironclad server`, traces removed.
+
+use crate::component::block_on;
+use crate::host;
+use crate::paths::DataDir;
+use anyhow::{Context, bail};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    data: DataDir,
+    /// Where containers' logs were written
+    #[arg(long, default_value = "/var/log/pods")]
+    pod_logs_dir: PathBuf,
+    /// Stop the server, its containers and containerd, but keep the data
+    #[arg(long)]
+    keep_data: bool,
+}
+
+/// The server has this long to end by itself.
+const DEADLINE: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_millis(20);
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    host::require_root()?;
+    let data = args.data.path().to_owned();
+    refuse_to_remove_more_than_ours(&data)?;
+    stop_server(&args.data)?;
+    block_on(|_| async move {
+        cri::containerd::remove_all(&cri::containerd::Options::new(&data)).await?;
+        proxy::cleanup().await?;
+        network::cleanup().await?;
+        anyhow::Ok(())
+    })?;
+    kubelet::cgroups::Cgroups::detect()?.remove_all().context("removing the pods' cgroups")?;
+    cri::containerd::unmount_below(&args.data.kubelet());
+    remove_logs(&args.data.kubelet().join("pods"), &args.pod_logs_dir);
+    let data = DataDir::path(&args.data);
+    if !args.keep_data && data.exists() {
+        std::fs::remove_dir_all(data).with_context(|| format!("removing {}", data.display()))?;
+    }
+    Ok(())
+}
+
+/// A slip in `--data-dir` must not cost a home directory.
+fn refuse_to_remove_more_than_ours(data: &Path) -> anyhow::Result<()> {
+    if !data.exists() || data.join("pki").exists() || data.join("store").exists() || data.join("containerd").exists() {
+        return Ok(());
+    }
+    match std::fs::read_dir(data).map(|mut d| d.next().is_none()) {
+        Ok(true) => Ok(()),
+        _ => bail!("{} is no data directory of ironclad: nothing is removed", data.display()),
+    }
+}
+
+/// Removes the logs of the pods that have a directory here (`<logs>/<namespace>_<name>_<uid>`), and the links that
+/// lead to them. The directories themselves go where nothing else is in them.
+fn remove_logs(pods: &Path, logs: &Path) {
+    let uids: Vec<String> =
+        entries(pods).filter_map(|p| Some(p.file_name()?.to_str()?.to_owned())).collect();
+    for log in entries(logs) {
+        if uids.iter().any(|uid| log.to_string_lossy().ends_with(uid)) {
+            // what stays is only a log
+            let _ = std::fs::remove_dir_all(log);
+        }
+    }
+    let by_name = Path::new("/var/log/containers");
+    for link in entries(by_name).filter(|l| l.is_symlink() && !l.exists()) {
+        let _ = std::fs::remove_file(link);
+    }
+    for directory in [logs, by_name] {
+        let _ = std::fs::remove_dir(directory);
+    }
+}
+
+fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    std::fs::read_dir(directory).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()))
+}
+
+fn stop_server(data: &DataDir) -> anyhow::Result<()> {
+    let Ok(text) = std::fs::read_to_string(data.pid_file()) else { return Ok(()) };
+    let Ok(pid) = text.trim().parse::<i32>() else { return Ok(()) };
+    // the number may be somebody else's by now
+    let ours = std::fs::read_link(format!("/proc/{pid}/exe"))
+        .is_ok_and(|exe| exe.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ironclad")));
+    if !ours {
+        return Ok(());
+    }
+    let pid = Pid::from_raw(pid);
+    let deadline = Instant::now() + DEADLINE;
+    kill(pid, Signal::SIGTERM).context("stopping the server")?;
+    while kill(pid, None) != Err(Errno::ESRCH) && !is_zombie(pid) {
+        if Instant::now() > deadline {
+            kill(pid, Signal::SIGKILL).context("killing the server")?;
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(())
+}
+
+fn is_zombie(pid: Pid) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.rsplit(") ").next().is_some_and(|r| r.starts_with('Z')))
+}

@@ -1,0 +1,167 @@
+//! `ironclad server`: a whole cluster in one process. Components reach the API server in memory, each as
+//! itself: the same authorization as over TLS.
+
+use crate::component::apiserver::Listen;
+use crate::component::{self, Addresses, block_on};
+use crate::paths::DataDir;
+use crate::{addons, detach, host, notify};
+use anyhow::Context;
+use apiserver::ApiServer;
+use auth::User;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    data: DataDir,
+    #[command(flatten)]
+    listen: Listen,
+    #[command(flatten)]
+    addresses: Addresses,
+    #[command(flatten)]
+    node: component::kubelet::Node,
+    /// Port of the DNS server on this node; pods reach it at the DNS service's address
+    #[arg(long, default_value_t = 10053)]
+    dns_port: u16,
+    /// Stop the containers and containerd too when the server ends; by default they go on
+    #[arg(long)]
+    stop_containers: bool,
+    /// Run in the background: return when the API server is ready
+    #[arg(long)]
+    detach: bool,
+}
+
+pub fn run(args: Args) -> anyhow::Result<()> {
+    host::require_root()?;
+    if args.detach {
+        return detach::run(&args.data);
+    }
+    block_on(|shutdown| serve(args, shutdown))
+}
+
+async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    let node_name = args.node.name()?;
+    let node_ip = args.node.address()?;
+    // containerd takes longest: it starts while the API server does
+    let runtime = tokio::spawn(component::kubelet::runtime(args.data.clone(), args.node.clone()));
+    let advertise = args.listen.advertise_address.unwrap_or(node_ip);
+    let api =
+        component::apiserver::start(&args.data, &args.listen, &args.addresses, advertise, shutdown.clone()).await?;
+    let server = api.server.clone();
+    component::apiserver::write_kubeconfigs(&args.data, &server, &node_name)?;
+    tracing::info!(url = %server.url(), ms = begin.elapsed().as_millis(), "the API server is ready");
+    notify::ready();
+
+    let client = |name: &str, groups: &[&str]| server.client(User::component(name, groups));
+    let root_ca = server.pki().ca.identity.certificate_pem.clone();
+    let mut parts = Parts::new(shutdown.clone());
+
+    let (addresses, to_api, token) =
+        (args.addresses.clone(), client("system:kube-controller-manager", &[]), shutdown.clone());
+    let as_account = service_accounts(&server);
+    parts.start("kube-controller-manager", async move {
+        component::controller_manager::serve(to_api, as_account, &addresses, root_ca, token).await
+    });
+
+    let (to_api, token) = (client("system:kube-scheduler", &[]), shutdown.clone());
+    parts.start("kube-scheduler", async move {
+        scheduler::run(to_api, scheduler::Config::default(), token).await;
+        Ok(())
+    });
+
+    let (addresses, name, to_api, token) =
+        (args.addresses.clone(), node_name.clone(), client("system:kube-proxy", &[]), shutdown.clone());
+    parts.start("kube-proxy", async move {
+        component::proxy::serve(to_api, &addresses, name, node_ip, token).await
+    });
+
+    let informers = client::Informers::new(client("system:kube-proxy", &[]));
+    let dns = dns::Config {
+        listen: vec![SocketAddr::new(node_ip, args.dns_port)],
+        domain: args.addresses.cluster_domain.clone(),
+        resolv_conf: "/etc/resolv.conf".into(),
+        own: vec![node_ip, args.addresses.cluster_dns.into()],
+    };
+    let token = shutdown.clone();
+    parts.start("dns", async move { Ok(dns::run(dns, informers, token).await?) });
+
+    let admin = client("system:admin", &[User::MASTERS]);
+    addons::apply_dns(admin, args.addresses.cluster_dns, &node_name, node_ip, args.dns_port).await?;
+
+    let supervisor = runtime.await.context("starting containerd")??;
+    let to_api = client(&format!("system:node:{node_name}"), &["system:nodes"]);
+    component::kubelet::start(
+        &mut parts,
+        component::kubelet::Setup {
+            data: &args.data,
+            node: &args.node,
+            addresses: &args.addresses,
+            runtime: &supervisor,
+            client: to_api,
+            identity: component::kubelet::serving_identity(server.pki(), &node_name, node_ip)?,
+            client_ca_pem: server.pki().ca.identity.certificate_pem.clone(),
+        },
+    )?;
+
+    let ended = parts.wait().await;
+    let served = api.wait().await;
+    if args.stop_containers
+        && let component::kubelet::Containers::Ours(containerd) = supervisor
+    {
+        containerd.stop().await?;
+    }
+    ended.and(served)
+}
+
+/// The in-memory client of a service account in `kube-system`, by its name.
+fn service_accounts(server: &Arc<ApiServer>) -> client::identity::ClientFor {
+    let server = server.clone();
+    Arc::new(move |account| {
+        let name = format!("system:serviceaccount:kube-system:{account}");
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
+        server.client(User::component(&name, &groups))
+    })
+}
+
+/// What runs beside the API server.
+pub struct Parts {
+    running: JoinSet<(&'static str, anyhow::Result<()>)>,
+    pub shutdown: CancellationToken,
+}
+
+impl Parts {
+    pub fn start(
+        &mut self,
+        name: &'static str,
+        part: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        self.running.spawn(async move { (name, part.await) });
+    }
+
+    /// For a component in a process of its own.
+    pub fn new(shutdown: CancellationToken) -> Self {
+        Self { running: JoinSet::new(), shutdown }
+    }
+
+    /// Until all have ended. One that fails ends the others: a cluster without it would only seem to work.
+    pub async fn wait(mut self) -> anyhow::Result<()> {
+        let mut outcome = Ok(());
+        while let Some(ended) = self.running.join_next().await {
+            let (name, result) = ended.context("a component panicked")?;
+            if let Err(error) = result {
+                tracing::error!(component = name, error = format!("{error:#}"), "a component ended");
+                outcome = Err(error.context(name));
+                self.shutdown.cancel();
+            } else if !self.shutdown.is_cancelled() {
+                outcome = Err(anyhow::anyhow!("{name} ended by itself"));
+                self.shutdown.cancel();
+            }
+        }
+        outcome
+    }
+}
