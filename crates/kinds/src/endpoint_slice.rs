@@ -234,9 +234,11 @@ fn check_hints(hints: &EndpointHints, path: &Path) -> FieldErrors {
     let mut errors = Vec::new();
     let zones: Vec<&str> = hints.for_zones.iter().flatten().map(|z| z.name.as_str()).collect();
     let nodes: Vec<&str> = hints.for_nodes.iter().flatten().map(|n| n.name.as_str()).collect();
-    let rules: [(&str, Vec<&str>, fn(&str) -> Vec<String>); 2] =
-        [("forZones", zones, rules::is_valid_label_value), ("forNodes", nodes, rules::is_dns1123_subdomain)];
-    for (list, names, rule) in rules {
+    let lists = [
+        ("forZones", zones, rules::is_valid_label_value as fn(&str) -> Vec<String>),
+        ("forNodes", nodes, rules::is_dns1123_subdomain),
+    ];
+    for (list, names, rule) in lists {
         let path = path.child(list);
         if names.len() > MAX_HINTS {
             errors.push(FieldError::too_many(&path, names.len(), MAX_HINTS));
