@@ -120,6 +120,8 @@ async fn an_administrator_works() {
     c.check("explain pod.spec.containers.image", "", &["FIELD: image", "Container image name"]).await;
     c.check("get clusterroles cluster-admin", "", &["CREATED AT", "cluster-admin"]).await;
     c.check("get svc kubernetes -o jsonpath={.spec.clusterIP}", "", &["10.96.0.1"]).await;
+    let list = "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: ConfigMap, metadata: {name: d}, date: {}}]\n";
+    c.check("create -f -", list, &[r#"unknown field "date" in io.k8s.api.core.v1.ConfigMap"#]).await;
     c.check("delete cm c", "", &["configmap \"c\" deleted"]).await;
     c.check("get cm c", "", &["Error from server (NotFound): configmaps \"c\" not found"]).await;
     c.check("get --raw /metrics", "", &["apiserver_request_total{", "process_resident_memory_bytes"]).await;

@@ -11,6 +11,7 @@ mod limits;
 mod metrics;
 mod objects;
 mod openapi;
+mod openapi_proto;
 mod proxy;
 mod respond;
 mod serve;

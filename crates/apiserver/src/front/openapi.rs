@@ -16,6 +16,12 @@ use schema::openapi::{
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 
+/// What clients name the protobuf form of the v2 document, and what it is answered as.
+const PROTOBUF_ACCEPTED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const PROTOBUF_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// Its key among the documents.
+const PROTOBUF: &str = "v2 protobuf";
+
 /// Documents by path below `/openapi/`, gzip.
 pub struct OpenApi {
     resources: Vec<ResourceDoc>,
@@ -61,18 +67,23 @@ impl OpenApi {
             unchanged.headers_mut().insert(header::ETAG, quoted);
             return Some(unchanged);
         }
-        let packed = self.packed(path)?;
         let accepts = |name, what: &str| {
             headers.get(name).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains(what))
         };
+        let protobuf = path == "v2" && accepts(header::ACCEPT, PROTOBUF_ACCEPTED);
+        let (packed, content_type) = if protobuf {
+            (self.packed(PROTOBUF)?, PROTOBUF_TYPE)
+        } else {
+            (self.packed(path)?, respond::JSON)
+        };
         let mut response = if accepts(header::ACCEPT_ENCODING, "gzip") {
-            let mut r = respond::bytes(StatusCode::OK, respond::JSON, packed);
+            let mut r = respond::bytes(StatusCode::OK, content_type, packed);
             r.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             r
         } else {
             let mut plain = Vec::new();
             GzDecoder::new(&packed[..]).read_to_end(&mut plain).ok()?;
-            respond::bytes(StatusCode::OK, respond::JSON, plain)
+            respond::bytes(StatusCode::OK, content_type, plain)
         };
         let headers_out = response.headers_mut();
         headers_out.insert(header::ETAG, quoted);
@@ -89,6 +100,7 @@ impl OpenApi {
             return Some(done.clone());
         }
         let plain = match path.strip_prefix("v3/") {
+            None if path == PROTOBUF => super::openapi_proto::encode(&document_v2(&self.resources))?,
             None => document_v2(&self.resources),
             Some(gv) => {
                 let (group, version, _) = self.groups.get(gv)?;
