@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 fn object<T: DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).unwrap()
+    serde_json::from_value(value).expect("valid")
 }
 
 fn pod(name: &str, cpu: &str, more: Value) -> Pod {
@@ -52,7 +52,7 @@ async fn create<K>(api: &Api<K>, what: K)
 where
     K: kube::Resource + Clone + serde::Serialize + DeserializeOwned + std::fmt::Debug,
 {
-    api.create(&PostParams::default(), &what).await.unwrap();
+    api.create(&PostParams::default(), &what).await.expect("the API server takes it");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
