@@ -15,7 +15,6 @@ pub fn conflist(bridge: &str, pod_cidr: &str, leases: &Path) -> Value {
             "type": "bridge",
             "bridge": bridge,
             "isGateway": true,
-            "isDefaultGateway": true,
             // a pod reaches itself through a service
             "hairpinMode": true,
             "ipam": {

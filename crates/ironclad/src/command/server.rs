@@ -80,7 +80,9 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
         component::proxy::serve(to_api, &addresses, name, node_ip, token).await
     });
 
-    let informers = client::Informers::new(client("system:kube-proxy", &[]));
+    let admin = client("system:admin", &[User::MASTERS]);
+    addons::allow_dns(admin.clone()).await?;
+    let informers = client::Informers::new(client(addons::DNS_USER, &addons::DNS_GROUPS));
     let dns = dns::Config {
         listen: vec![SocketAddr::new(node_ip, args.dns_port)],
         domain: args.addresses.cluster_domain.clone(),
@@ -90,7 +92,6 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let token = shutdown.clone();
     parts.start("dns", async move { Ok(dns::run(dns, informers, token).await?) });
 
-    let admin = client("system:admin", &[User::MASTERS]);
     addons::apply_dns(admin, args.addresses.cluster_dns, &node_name, node_ip, args.dns_port).await?;
 
     let supervisor = runtime.await.context("starting containerd")??;
