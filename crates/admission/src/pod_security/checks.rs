@@ -194,8 +194,9 @@ fn default_capabilities(v: &View<'_>) -> Option<(String, String)> {
     ];
     let mut found = BTreeSet::new();
     let bad = v.bad(|c| {
-        let before =
-            added(c).filter(|a| !DEFAULT.contains(&a.as_str())).inspect(|a| drop(found.insert((*a).clone())));
+        let before = added(c).filter(|a| !DEFAULT.contains(&a.as_str())).inspect(|a| {
+            found.insert((*a).clone());
+        });
         before.count() > 0
     });
     (!bad.is_empty()).then(|| {

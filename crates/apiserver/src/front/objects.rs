@@ -130,7 +130,12 @@ impl Front {
         };
         let value = |o: &T| serde_json::to_value(o).map_err(ApiError::internal);
         match self.stored(T::GROUP, plural, &namespace, &name) {
-            None => self.ensure(&collection, value(wanted)?).await,
+            None => {
+                self.ensure(&collection, value(wanted)?).await?;
+                // Who asks as soon as the server is ready must not meet an index that has yet to hear of it.
+                wanted.index(&mut self.authorizer.rbac.write());
+                Ok(())
+            }
             Some(stored) => {
                 let next = stored.downcast::<T>().and_then(|s| wanted.completed(s));
                 let Some(next) = next else { return Ok(()) };

@@ -2,6 +2,7 @@
 //! date: what is missing is added, what an administrator added stays, and an object annotated
 //! `rbac.authorization.kubernetes.io/autoupdate: "false"` is left alone.
 
+use crate::rbac::Index;
 use crate::rbac::rules::uncovered;
 use k8s_openapi::api::rbac::v1::{
     AggregationRule, ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
@@ -213,9 +214,15 @@ fn complete_subjects(stored: &mut Option<Vec<Subject>>, wanted: &Option<Vec<Subj
 pub trait Reconcile: Sized {
     /// The stored object with what it lacks; None where it needs nothing.
     fn completed(&self, stored: &Self) -> Option<Self>;
+    /// Puts the object into the authorizer's index, ahead of its event.
+    fn index(&self, index: &mut Index);
 }
 
 impl Reconcile for ClusterRole {
+    fn index(&self, index: &mut Index) {
+        index.set_cluster_role(self);
+    }
+
     fn completed(&self, stored: &Self) -> Option<Self> {
         let mut next = stored.clone();
         let mut changed = complete_metadata(&mut next.metadata, &self.metadata);
@@ -234,6 +241,10 @@ impl Reconcile for ClusterRole {
 }
 
 impl Reconcile for Role {
+    fn index(&self, index: &mut Index) {
+        index.set_role(self);
+    }
+
     fn completed(&self, stored: &Self) -> Option<Self> {
         let mut next = stored.clone();
         let mut changed = complete_metadata(&mut next.metadata, &self.metadata);
@@ -243,6 +254,10 @@ impl Reconcile for Role {
 }
 
 impl Reconcile for ClusterRoleBinding {
+    fn index(&self, index: &mut Index) {
+        index.set_cluster_role_binding(self);
+    }
+
     fn completed(&self, stored: &Self) -> Option<Self> {
         let mut next = stored.clone();
         let mut changed = complete_metadata(&mut next.metadata, &self.metadata);
@@ -252,6 +267,10 @@ impl Reconcile for ClusterRoleBinding {
 }
 
 impl Reconcile for RoleBinding {
+    fn index(&self, index: &mut Index) {
+        index.set_role_binding(self);
+    }
+
     fn completed(&self, stored: &Self) -> Option<Self> {
         let mut next = stored.clone();
         let mut changed = complete_metadata(&mut next.metadata, &self.metadata);
