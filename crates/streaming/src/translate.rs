@@ -154,7 +154,11 @@ async fn write_messages(
             return;
         }
     }
-    let _ = tokio::time::timeout(LAST_WRITE_TIMEOUT, sink.close()).await;
+    let goodbye = async {
+        sink.send(websocket::goodbye()).await?;
+        sink.close().await
+    };
+    let _ = tokio::time::timeout(LAST_WRITE_TIMEOUT, goodbye).await;
 }
 
 struct Streams {
@@ -390,7 +394,7 @@ mod tests {
         };
         let status = status::parse(&text).unwrap();
         assert_eq!(status["message"], "Internal error occurred: error dialing backend: connection refused");
-        assert!(client.next().await.is_some_and(|message| message.unwrap().is_close()));
+        assert_eq!(client.next().await.unwrap().unwrap(), websocket::goodbye());
         assert!(session.await.unwrap().is_some());
     }
 

@@ -44,6 +44,8 @@ where
             }
             buffer.reserve(MESSAGE_BYTES);
         }
+        // a client that is gone needs no goodbye
+        let _ = sink.send(websocket::goodbye()).await;
         let _ = sink.close().await;
     };
     tokio::select! {

@@ -10,10 +10,17 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 
 /// The largest message taken from a client.
 const MAX_MESSAGE_BYTES: usize = 4 << 20;
+/// The goodbye of a session that is over. With a status: client-go takes a close without one for a broken
+/// connection (RFC 6455 7.4.1: 1000 is a normal closure).
+pub fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Default::default() }))
+}
+
 /// The first byte of a message that closes a channel, in version 5.
 const CLOSE_SIGNAL: u8 = 255;
 /// Before the name of a SPDY protocol that is tunnelled.
