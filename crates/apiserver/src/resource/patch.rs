@@ -9,6 +9,7 @@ use crate::request::{Body, Response};
 use ::patch::FieldSet;
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{FieldsV1, ManagedFieldsEntry, Time as MetaTime};
 use kinds::Object;
 use meta::{ApiError, FieldError, GroupVersionKind, Path};
 use serde_json::Value;
@@ -65,6 +66,28 @@ fn patched(kind: PatchType, definition: &str, mut doc: Value, patch: &[u8]) -> R
         }
     }
     Ok(doc)
+}
+
+/// The typed form of `managedFields`; the field sets are moved, not read again.
+fn managed_entries(entries: Value) -> Vec<ManagedFieldsEntry> {
+    let Value::Array(entries) = entries else { return Vec::new() };
+    let typed = |entry: Value| {
+        let Value::Object(mut entry) = entry else { return ManagedFieldsEntry::default() };
+        let mut text = |name: &str| match entry.remove(name) {
+            Some(Value::String(s)) => Some(s),
+            _ => None,
+        };
+        ManagedFieldsEntry {
+            api_version: text("apiVersion"),
+            fields_type: text("fieldsType"),
+            manager: text("manager"),
+            operation: text("operation"),
+            subresource: text("subresource"),
+            time: text("time").and_then(|t| t.parse().ok()).map(MetaTime),
+            fields_v1: entry.remove("fieldsV1").map(FieldsV1),
+        }
+    };
+    entries.into_iter().map(typed).collect()
 }
 
 /// A patch of a type that is not stored (Scale).
@@ -173,8 +196,8 @@ impl Call<'_> {
             self.shape(),
             &self.field_write(manager, &api_version),
         );
-        let fields = tree.pointer_mut("/metadata/managedFields").map(Value::take);
-        new.meta_mut().managed_fields = fields.and_then(|f| serde_json::from_value(f).ok());
+        let entries = tree.pointer_mut("/metadata/managedFields").map(Value::take);
+        new.meta_mut().managed_fields = entries.map(managed_entries).filter(|e| !e.is_empty());
     }
 
     /// The configuration of an apply.
