@@ -1,6 +1,7 @@
 //! The design's invariants as checks: what a compiler cannot see.
 
 use anyhow::{Context, bail};
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,22 +14,42 @@ const PURE: &[&str] = &[
     "crates/schema/src",
     "crates/patch/src",
     "crates/kinds/src",
-    "crates/netfilter/src/model.rs",
-    "crates/netfilter/src/diff.rs",
-    "crates/proxy/src/service.rs",
-    "crates/proxy/src/rules.rs",
-    "crates/network/src/cni.rs",
-    "crates/network/src/rules.rs",
-    "crates/dns/src/zone.rs",
-    "crates/dns/src/answer.rs",
     "crates/store/src/embedded/index.rs",
     "crates/store/src/embedded/record.rs",
-    "crates/kubelet/src/sync",
-    "crates/scheduler/src/plugins",
-    "crates/scheduler/src/framework",
-    "crates/auth/src/rbac",
+    "crates/auth/src/authorizer.rs",
     "crates/auth/src/node",
+    "crates/auth/src/rbac",
     "crates/admission/src",
+    "crates/controllers/src/clusterrole.rs",
+    "crates/controllers/src/deployment",
+    "crates/controllers/src/endpoints",
+    "crates/controllers/src/gc/decide.rs",
+    "crates/controllers/src/node",
+    "crates/controllers/src/plan.rs",
+    "crates/controllers/src/replicaset.rs",
+    "crates/controllers/src/serviceaccount.rs",
+    "crates/scheduler/src/core.rs",
+    "crates/scheduler/src/cycle.rs",
+    "crates/scheduler/src/framework.rs",
+    "crates/scheduler/src/plugins",
+    "crates/scheduler/src/preemption.rs",
+    "crates/scheduler/src/queue.rs",
+    "crates/scheduler/src/snapshot.rs",
+    "crates/kubelet/src/admission.rs",
+    "crates/kubelet/src/container_config.rs",
+    "crates/kubelet/src/env.rs",
+    "crates/kubelet/src/node_status/conditions.rs",
+    "crates/kubelet/src/qos.rs",
+    "crates/kubelet/src/security.rs",
+    "crates/kubelet/src/sync",
+    "crates/netfilter/src/diff.rs",
+    "crates/netfilter/src/model.rs",
+    "crates/proxy/src/rules.rs",
+    "crates/proxy/src/service.rs",
+    "crates/network/src/cni.rs",
+    "crates/network/src/rules.rs",
+    "crates/dns/src/answer.rs",
+    "crates/dns/src/zone.rs",
 ];
 
 /// What a core may not touch.
@@ -42,6 +63,7 @@ const IMPURE: &[&str] = &[
     "Instant::now",
     "Timestamp::now",
     "rand::",
+    "Uuid::new",
     "std::env::",
     "async fn",
 ];
@@ -54,7 +76,7 @@ const UNFINISHED: &[&str] = &["todo!(", "unimplemented!(", "not yet implemented"
 
 struct Source {
     path: PathBuf,
-    /// Without its tests: cut at `#[cfg(test)]`.
+    /// Without its tests; every line keeps its number.
     code: String,
     lines: usize,
 }
@@ -65,6 +87,8 @@ pub fn run() -> anyhow::Result<()> {
     for source in sources(&root)? {
         found.extend(check(&source));
     }
+    let gone = PURE.iter().filter(|p| !root.join(p).exists());
+    found.extend(gone.map(|p| format!("{p}: listed as a core, but is not there")));
     found.extend(documented(&root)?);
     if found.is_empty() {
         println!("tidy: everything holds");
@@ -97,7 +121,8 @@ fn crate_order(root: &Path) -> anyhow::Result<Vec<String>> {
             if line.starts_with('[') {
                 section = line;
             }
-            let Some(used) = line.split(['.', ' ', '=']).next().filter(|u| order.iter().any(|o| o == u)) else {
+            let Some(used) = line.split(['.', ' ', '=']).next().filter(|u| order.iter().any(|o| o == u))
+            else {
                 continue;
             };
             if section == "[dependencies]" && order[position..].iter().any(|o| o == used) {
@@ -120,7 +145,7 @@ fn sources(root: &Path) -> anyhow::Result<Vec<Source>> {
                 if !["target", "tests", "benches", "testdata"].contains(&name.as_str()) {
                     walk(&path, out)?;
                 }
-            } else if name.ends_with(".rs") && name != "tests.rs" && !name.ends_with("_tests.rs") {
+            } else if name.ends_with(".rs") {
                 out.push(path);
             }
         }
@@ -129,15 +154,59 @@ fn sources(root: &Path) -> anyhow::Result<Vec<Source>> {
     let mut paths = Vec::new();
     walk(&root.join("crates"), &mut paths)?;
     paths.sort();
-    paths
-        .into_iter()
-        .map(|path| {
-            let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-            let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default().to_owned();
-            let path = path.strip_prefix(root).unwrap_or(&path).to_owned();
-            Ok(Source { path, code, lines: text.lines().count() })
-        })
-        .collect()
+    let mut of_tests = HashSet::new();
+    let mut read = Vec::new();
+    for path in paths {
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let (code, modules) = without_tests(&text);
+        let owner = match path.file_stem().and_then(|s| s.to_str()) {
+            Some("lib" | "main" | "mod") | None => path.with_file_name(""),
+            Some(_) => path.with_extension(""),
+        };
+        for module in modules {
+            of_tests.insert(owner.join(format!("{module}.rs")));
+            of_tests.insert(owner.join(module).join("mod.rs"));
+        }
+        read.push((path, code, text.lines().count()));
+    }
+    read.retain(|(path, ..)| !of_tests.contains(path));
+    let source = |(path, code, lines): (PathBuf, String, usize)| {
+        let path = path.strip_prefix(root).map(Path::to_owned).unwrap_or(path);
+        Source { path, code, lines }
+    };
+    Ok(read.into_iter().map(source).collect())
+}
+
+/// What of a file is no test, and the modules it names that are. An item behind `#[cfg(test)]` becomes empty
+/// lines; where it ends follows from rustfmt's indentation.
+fn without_tests(text: &str) -> (String, Vec<&str>) {
+    let (mut code, mut modules) = (String::new(), Vec::new());
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some(indent) = line.strip_suffix("#[cfg(test)]").filter(|i| i.trim().is_empty()) else {
+            code.push_str(line);
+            code.push('\n');
+            continue;
+        };
+        code.push('\n');
+        let mut in_block = false;
+        for line in lines.by_ref() {
+            code.push('\n');
+            let Some(item) = line.strip_prefix(indent) else { continue };
+            if let Some((_, module)) = item.strip_suffix(';').and_then(|i| i.split_once("mod ")) {
+                modules.push(module);
+            }
+            if item.starts_with([' ', '#', '/']) {
+                continue;
+            }
+            let last = if in_block { item.starts_with('}') } else { item.ends_with(['}', ';', ',']) };
+            if last {
+                break;
+            }
+            in_block |= item.ends_with('{');
+        }
+    }
+    (code, modules)
 }
 
 fn check(source: &Source) -> Vec<String> {
@@ -175,4 +244,28 @@ fn documented(root: &Path) -> anyhow::Result<Vec<String>> {
     let missing = |c: &String| !map.contains(&format!("`{c}`"));
     let lines = crates(root)?.into_iter().filter(missing);
     Ok(lines.map(|c| format!("ARCHITECTURE.md: the crate {c} is not on the map")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, code: &str, modules: &[&str]) {
+        let (found, named) = without_tests(text);
+        assert_eq!(found.split_whitespace().collect::<Vec<_>>().join(" "), code, "{text}");
+        assert_eq!(found.lines().count(), text.lines().count(), "{text}");
+        assert_eq!(named, modules, "{text}");
+    }
+
+    #[test]
+    fn tests_are_cut_from_a_file() {
+        check("a();\n#[cfg(test)]\nmod tests {\n    x(\"\ny,\n\");\n}\nb();\n", "a(); b();", &[]);
+        check("#[cfg(test)]\npub(crate) mod sim;\nmod b;\n", "mod b;", &["sim"]);
+        check(
+            "m! {\n    #[cfg(test)]\n    #[inline]\n    fn x() {\n        a;\n    }\n    b\n}\n",
+            "m! { b }",
+            &[],
+        );
+        check("#[cfg(test)]\nuse a::{\n    b,\n};\nc;\n", "c;", &[]);
+    }
 }
