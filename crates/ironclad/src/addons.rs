@@ -55,7 +55,8 @@ pub async fn apply_dns(
     node_ip: IpAddr,
     port: u16,
 ) -> anyhow::Result<()> {
-    let labels = json!({"k8s-app": DNS, "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"});
+    let labels =
+        json!({"k8s-app": DNS, "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"});
     let ports = |number: u16, target: bool| {
         let one = |name: &str, protocol: &str| {
             let mut port = json!({"name": name, "protocol": protocol, "port": number});

@@ -68,7 +68,9 @@ pub fn arguments(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
 }
 
 pub fn start_logging(log: &Log) {
-    let filter = EnvFilter::try_new(&log.log_level).unwrap_or_else(|_| EnvFilter::new("info"));
+    // a DNS server that logs each query at "info" hides everything else
+    let level = format!("hickory_server=warn,{}", log.log_level);
+    let filter = EnvFilter::try_new(&level).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match log.logging_format {
         Format::Text => lines.with_ansi(false).with_target(true).init(),

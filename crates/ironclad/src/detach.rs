@@ -17,7 +17,8 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Starts this program again without `--detach`.
 pub fn run(data: &DataDir) -> anyhow::Result<()> {
-    std::fs::create_dir_all(data.path()).with_context(|| format!("data directory {}", data.path().display()))?;
+    std::fs::create_dir_all(data.path())
+        .with_context(|| format!("data directory {}", data.path().display()))?;
     let log_path = data.log_file();
     let mut log = std::fs::File::options()
         .create(true)

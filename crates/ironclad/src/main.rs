@@ -14,6 +14,10 @@ mod signals;
 use clap::Parser;
 use std::process::ExitCode;
 
+/// A quarter of a write's time went to glibc's malloc (docs/decisions/002-allocator.md).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = cli::Cli::parse_from(cli::arguments(std::env::args_os()));
     cli::start_logging(&cli.log);

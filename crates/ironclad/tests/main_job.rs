@@ -57,8 +57,9 @@ spec:
 "#;
 
 fn http_get(address: &str) -> Result<String, String> {
-    let mut stream = TcpStream::connect_timeout(&address.parse().expect("an address"), Duration::from_secs(2))
-        .map_err(|e| e.to_string())?;
+    let mut stream =
+        TcpStream::connect_timeout(&address.parse().expect("an address"), Duration::from_secs(2))
+            .map_err(|e| e.to_string())?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(|e| e.to_string())?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n").map_err(|e| e.to_string())?;
     let mut answer = String::new();
@@ -97,7 +98,7 @@ fn answers(k: &Kubectl) {
         let answer = until(&address, SOON, || http_get(&address));
         assert!(answer.contains("hello from the page"), "{answer}");
     }
-    let by_name = "exec deploy/web -c httpd -- wget -q -T 5 -O - http://web.default.svc/";
+    let by_name = "exec deploy/web -c httpd -- get web.default.svc";
     let answer = until("the service by its name", SOON, || {
         let seen = k.run(by_name);
         if seen.success { Ok(seen.stdout) } else { Err(format!("{seen:?}")) }
@@ -111,8 +112,10 @@ fn answers(k: &Kubectl) {
 fn inside_a_pod(k: &Kubectl) {
     let env = k.run("exec deploy/web -c httpd -- env").ok();
     assert!(env.contains("WORD=sesame") && env.contains("KUBERNETES_SERVICE_HOST=10.96.0.1"), "{env}");
-    let token = k.run("exec deploy/web -c httpd -- cat /var/run/secrets/kubernetes.io/serviceaccount/token").ok();
-    let who = k.run(&format!("auth whoami --token={} -o jsonpath={{.status.userInfo.username}}", token.trim()));
+    let token =
+        k.run("exec deploy/web -c httpd -- cat /var/run/secrets/kubernetes.io/serviceaccount/token").ok();
+    let who =
+        k.run(&format!("auth whoami --token={} -o jsonpath={{.status.userInfo.username}}", token.trim()));
     // the kubeconfig's certificate speaks before the token: what counts is that the token is well-formed
     assert!(who.success, "{who:?}");
     assert_eq!(token.split('.').count(), 3, "{token}");
@@ -123,7 +126,10 @@ fn logs_and_streams(k: &Kubectl) {
     assert_eq!(logs.matches("serving as web-").count(), 2, "{logs}");
     assert_eq!(k.run("logs deploy/web -c prepare").ok(), "prepared\n");
     // standard input is closed, the output comes whole, the exit code is the command's
-    assert_eq!(k.feed("exec -i deploy/web -c httpd -- cat", "through\nand through\n").ok(), "through\nand through\n");
+    assert_eq!(
+        k.feed("exec -i deploy/web -c httpd -- cat", "through\nand through\n").ok(),
+        "through\nand through\n"
+    );
     let failed = k.run("exec deploy/web -c httpd -- sh -c 'exit 7'").refused();
     assert!(failed.contains("exit code 7"), "{failed}");
 
@@ -145,27 +151,36 @@ fn changes(k: &Kubectl) {
     assert!(k.run("rollout history deployment/web").ok().contains('2'));
     k.run("rollout undo deployment/web").ok();
     k.run("rollout status deployment/web --timeout=90s").ok();
-    assert_eq!(field(k, "deployment/web", ".spec.template.spec.containers[0].env[?(@.name==\"ROUND\")].value"), "");
+    assert_eq!(
+        field(k, "deployment/web", ".spec.template.spec.containers[0].env[?(@.name==\"ROUND\")].value"),
+        ""
+    );
     k.run("label deployment/web tier=front").ok();
     k.run("annotate deployment/web note=seen").ok();
     k.run("patch deployment/web --type=json -p '[{\"op\":\"replace\",\"path\":\"/spec/replicas\",\"value\":2}]'").ok();
     let page = "apply --server-side --force-conflicts -f -";
-    k.feed(page, "{apiVersion: v1, kind: ConfigMap, metadata: {name: page}, data: {index.html: changed}}").ok();
+    k.feed(page, "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: page}\ndata: {index.html: changed}\n")
+        .ok();
     k.run("wait --for=jsonpath={.status.readyReplicas}=2 deployment/web --timeout=90s").ok();
 }
 
 /// What cannot work is refused or explained in upstream's words.
 fn failures_say_why(k: &Kubectl) {
-    let refused = k.feed("apply -f -", "{apiVersion: v1, kind: Pod, metadata: {name: bad}, spec: {containers: [{name: c}], restartPolicy: Sometimes}}");
+    let refused = k.feed("apply -f -", "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {containers: [{name: c}], restartPolicy: Sometimes}\n");
     let refused = refused.refused();
-    for words in ["spec.containers[0].image: Required value", "spec.restartPolicy: Unsupported value: \"Sometimes\""] {
+    for words in
+        ["spec.containers[0].image: Required value", "spec.restartPolicy: Unsupported value: \"Sometimes\""]
+    {
         assert!(refused.contains(words), "{refused}");
     }
-    let unknown = k.feed("create -f -", "{apiVersion: v1, kind: ConfigMap, metadata: {name: bad}, dta: {}}").refused();
+    let unknown =
+        k.feed("create -f -", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bad}\ndta: {}\n").refused();
     assert!(unknown.contains("unknown field \"dta\""), "{unknown}");
 
     let pod = |name: &str, rest: &str| {
-        format!("{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: 0, {rest}}}}}\n---\n")
+        format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: 0, {rest}}}}}\n---\n"
+        )
     };
     k.apply(
         &[
@@ -186,7 +201,9 @@ fn failures_say_why(k: &Kubectl) {
     waiting("no-map", "CreateContainerConfigError");
     waiting("crash", "CrashLoopBackOff");
     until("FailedScheduling", SOON, || {
-        let seen = k.run("get events --field-selector reason=FailedScheduling -o jsonpath={.items[*].message}").stdout;
+        let seen = k
+            .run("get events --field-selector reason=FailedScheduling -o jsonpath={.items[*].message}")
+            .stdout;
         if seen.contains("0/1 nodes are available: 1 Insufficient cpu") { Ok(()) } else { Err(seen) }
     });
     k.run("delete pod no-image no-map too-big crash --wait=false").ok();
@@ -196,13 +213,18 @@ fn failures_say_why(k: &Kubectl) {
 fn survives_a_restart(cluster: &Cluster, k: &Kubectl) {
     let started = ".items[*].status.containerStatuses[0].state.running.startedAt";
     let before = field(k, "pods -l app=web", started);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(cluster.pid()), nix::sys::signal::Signal::SIGKILL).expect("our server");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(cluster.pid()), nix::sys::signal::Signal::SIGKILL)
+        .expect("our server");
     let ip = field_from_pods_after_restart(cluster, k);
     let answer = until("the service after the restart", SOON, || http_get(&format!("{ip}:80")));
     assert!(answer.contains("hello from the page") || answer.contains("changed"), "{answer}");
     cluster.ready();
     k.run("rollout status deployment/web --timeout=90s").ok();
-    assert_eq!(field(k, "pods -l app=web", started), before, "containers run on through a restart of the server");
+    assert_eq!(
+        field(k, "pods -l app=web", started),
+        before,
+        "containers run on through a restart of the server"
+    );
 }
 
 fn field_from_pods_after_restart(cluster: &Cluster, k: &Kubectl) -> String {

@@ -41,7 +41,8 @@ fn a_data_directory_that_is_a_file_is_named() {
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("data");
     std::fs::write(&file, "x").expect("a file");
-    let said = refused(&["kube-apiserver", "--data-dir", file.to_str().expect("text"), "--secure-port", "16443"]);
+    let said =
+        refused(&["kube-apiserver", "--data-dir", file.to_str().expect("text"), "--secure-port", "16443"]);
     assert!(said.contains(file.to_str().expect("text")), "{said}");
 }
 

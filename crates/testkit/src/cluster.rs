@@ -8,6 +8,9 @@ use std::time::Duration;
 /// A node is Ready within this time, on a machine that builds and tests at once.
 const READY: Duration = Duration::from_secs(120);
 
+/// Fetches the page at a host and prints its body.
+const GET: &str = include_str!("../../../demo/get");
+
 pub struct Cluster {
     ironclad: PathBuf,
     directory: tempfile::TempDir,
@@ -82,15 +85,22 @@ impl Cluster {
         });
     }
 
-    /// Imports an image made of busybox; its shell and all applets are there.
+    /// Imports an image made of busybox, with some of its applets and `get HOST`, which fetches a page (over bash:
+    /// a static busybox cannot look names up).
     #[track_caller]
     pub fn busybox_image(&self, name: &str) {
         let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists());
         let file = format!("/bin/busybox={}", busybox.expect("busybox-static is installed"));
-        let mut arguments = vec!["image", "build", name, "--file", &file];
+        let get = self.data().join("get");
+        std::fs::write(&get, GET).expect("a file");
+        std::fs::set_permissions(&get, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .expect("its mode");
+        let get = format!("/bin/get={}", get.display());
+        let mut arguments =
+            vec!["image", "build", name, "--file", &file, "--file", &get, "--program", "/bin/bash=/bin/bash"];
         let applets = [
-            "sh", "cat", "sleep", "echo", "wget", "nslookup", "httpd", "id", "ls", "touch", "env", "true",
-            "false",
+            "sh", "cat", "cp", "sed", "sleep", "echo", "nslookup", "httpd", "id", "ls", "touch", "env",
+            "true", "false",
         ];
         let links: Vec<String> = applets.iter().map(|a| format!("/bin/{a}=busybox")).collect();
         for link in &links {

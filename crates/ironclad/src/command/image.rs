@@ -5,6 +5,7 @@ use crate::paths::DataDir;
 use anyhow::{Context, bail};
 use cri::containerd::{Options, Supervisor};
 use cri::image::ImageBuilder;
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
@@ -31,6 +32,9 @@ struct Build {
     /// A file for the image, `PATH=SOURCE`; may be given again
     #[arg(long = "file", value_name = "PATH=SOURCE")]
     files: Vec<String>,
+    /// A program with the shared libraries it needs from this machine, `PATH=SOURCE`; may be given again
+    #[arg(long = "program", value_name = "PATH=SOURCE")]
+    programs: Vec<String>,
     /// A symbolic link, `PATH=TARGET`; may be given again
     #[arg(long = "link", value_name = "PATH=TARGET")]
     links: Vec<String>,
@@ -88,11 +92,23 @@ fn assemble(build: &Build) -> anyhow::Result<Vec<u8>> {
     let mut image = ImageBuilder::new(&build.name)
         .entrypoint(build.entrypoint.iter().map(String::as_str))
         .cmd(build.cmd.iter().map(String::as_str));
-    for file in &build.files {
-        let (path, source) = pair(file)?;
+    let add = |image: ImageBuilder, path: &str, source: &str| -> anyhow::Result<ImageBuilder> {
         let data = std::fs::read(source).with_context(|| source.to_owned())?;
         let mode = std::fs::metadata(source)?.permissions().mode() & 0o7777;
-        image = image.file(path, mode, data);
+        Ok(image.file(path, mode, data))
+    };
+    for file in &build.files {
+        let (path, source) = pair(file)?;
+        image = add(image, path, source)?;
+    }
+    let mut libraries = BTreeSet::new();
+    for program in &build.programs {
+        let (path, source) = pair(program)?;
+        image = add(image, path, source)?;
+        libraries.extend(libraries_of(source)?);
+    }
+    for library in &libraries {
+        image = add(image, library, library)?;
     }
     for link in &build.links {
         let (path, target) = pair(link)?;
@@ -110,6 +126,18 @@ fn assemble(build: &Build) -> anyhow::Result<Vec<u8>> {
         image = image.user(user);
     }
     Ok(image.build()?)
+}
+
+/// Paths of the shared libraries a program loads, the loader among them, as ldd(1) tells; none for a static one.
+fn libraries_of(program: &str) -> anyhow::Result<Vec<String>> {
+    let output =
+        std::process::Command::new("ldd").arg(program).output().context("running ldd, of libc-bin")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if let Some(missing) = text.lines().find(|l| l.contains("not found")) {
+        bail!("{program} needs a library that is not on this machine: {}", missing.trim());
+    }
+    let path = |line: &str| line.split_whitespace().find(|w| w.starts_with('/')).map(str::to_owned);
+    Ok(text.lines().filter(|l| l.contains("(0x")).filter_map(path).collect())
 }
 
 fn import(data: &DataDir, archive: Vec<u8>) -> anyhow::Result<()> {

@@ -37,9 +37,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         network::cleanup().await?;
         anyhow::Ok(())
     })?;
-    kubelet::cgroups::Cgroups::detect()?.remove_all().context("removing the pods' cgroups")?;
+    let uids = pod_uids(&args.data.kubelet().join("pods"));
+    let cgroups = kubelet::cgroups::Cgroups::detect()?;
+    cgroups.remove_pods(uids.iter().map(String::as_str)).context("removing the pods' cgroups")?;
     cri::containerd::unmount_below(&args.data.kubelet());
-    remove_logs(&args.data.kubelet().join("pods"), &args.pod_logs_dir);
+    remove_logs(&uids, &args.pod_logs_dir);
     let data = DataDir::path(&args.data);
     if !args.keep_data && data.exists() {
         std::fs::remove_dir_all(data).with_context(|| format!("removing {}", data.display()))?;
@@ -49,7 +51,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 /// A slip in `--data-dir` must not cost a home directory.
 fn refuse_to_remove_more_than_ours(data: &Path) -> anyhow::Result<()> {
-    if !data.exists() || data.join("pki").exists() || data.join("store").exists() || data.join("containerd").exists() {
+    if !data.exists()
+        || data.join("pki").exists()
+        || data.join("store").exists()
+        || data.join("containerd").exists()
+    {
         return Ok(());
     }
     match std::fs::read_dir(data).map(|mut d| d.next().is_none()) {
@@ -58,11 +64,14 @@ fn refuse_to_remove_more_than_ours(data: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Removes the logs of the pods that have a directory here (`<logs>/<namespace>_<name>_<uid>`), and the links that
-/// lead to them. The directories themselves go where nothing else is in them.
-fn remove_logs(pods: &Path, logs: &Path) {
-    let uids: Vec<String> =
-        entries(pods).filter_map(|p| Some(p.file_name()?.to_str()?.to_owned())).collect();
+/// The pods that this node's kubelet has a directory for: another on the same machine keeps its own.
+fn pod_uids(pods: &Path) -> Vec<String> {
+    entries(pods).filter_map(|p| Some(p.file_name()?.to_str()?.to_owned())).collect()
+}
+
+/// Removes the logs of these pods (`<logs>/<namespace>_<name>_<uid>`), and the links that lead to them. The
+/// directories themselves go where nothing else is in them.
+fn remove_logs(uids: &[String], logs: &Path) {
     for log in entries(logs) {
         if uids.iter().any(|uid| log.to_string_lossy().ends_with(uid)) {
             // what stays is only a log
@@ -104,5 +113,6 @@ fn stop_server(data: &DataDir) -> anyhow::Result<()> {
 }
 
 fn is_zombie(pid: Pid) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|s| s.rsplit(") ").next().is_some_and(|r| r.starts_with('Z')))
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|s| s.rsplit(") ").next().is_some_and(|r| r.starts_with('Z')))
 }

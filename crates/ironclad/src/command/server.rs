@@ -51,7 +51,8 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let runtime = tokio::spawn(component::kubelet::runtime(args.data.clone(), args.node.clone()));
     let advertise = args.listen.advertise_address.unwrap_or(node_ip);
     let api =
-        component::apiserver::start(&args.data, &args.listen, &args.addresses, advertise, shutdown.clone()).await?;
+        component::apiserver::start(&args.data, &args.listen, &args.addresses, advertise, shutdown.clone())
+            .await?;
     let server = api.server.clone();
     component::apiserver::write_kubeconfigs(&args.data, &server, &node_name)?;
     tracing::info!(url = %server.url(), ms = begin.elapsed().as_millis(), "the API server is ready");
@@ -89,10 +90,10 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
         resolv_conf: "/etc/resolv.conf".into(),
         own: vec![node_ip, args.addresses.cluster_dns.into()],
     };
-    let token = shutdown.clone();
-    parts.start("dns", async move { Ok(dns::run(dns, informers, token).await?) });
 
     addons::apply_dns(admin, args.addresses.cluster_dns, &node_name, node_ip, args.dns_port).await?;
+    let token = shutdown.clone();
+    parts.start("dns", async move { Ok(dns::run(dns, informers, token).await?) });
 
     let supervisor = runtime.await.context("starting containerd")??;
     let to_api = client(&format!("system:node:{node_name}"), &["system:nodes"]);

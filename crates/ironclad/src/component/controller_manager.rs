@@ -52,7 +52,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     })
 }
 
-fn config(addresses: &Addresses, node_cidr_mask: u8, root_ca_pem: String) -> anyhow::Result<controllers::Config> {
+fn config(
+    addresses: &Addresses,
+    node_cidr_mask: u8,
+    root_ca_pem: String,
+) -> anyhow::Result<controllers::Config> {
     let cidr = addresses.cluster_cidr.to_string();
     Ok(controllers::Config {
         cluster_cidr: Some(cidr.parse().map_err(|e| anyhow::anyhow!("--cluster-cidr {cidr}: {e}"))?),
@@ -71,8 +75,10 @@ pub async fn serve(
     root_ca_pem: String,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let config =
-        controllers::Config { client_for: Some(client_for), ..config(addresses, NODE_CIDR_MASK_SIZE, root_ca_pem)? };
+    let config = controllers::Config {
+        client_for: Some(client_for),
+        ..config(addresses, NODE_CIDR_MASK_SIZE, root_ca_pem)?
+    };
     controllers::run(client, config, shutdown).await;
     Ok(())
 }

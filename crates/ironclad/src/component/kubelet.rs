@@ -92,7 +92,8 @@ pub async fn runtime(data: DataDir, node: Node) -> anyhow::Result<Containers> {
     let Some(endpoint) = &node.container_runtime_endpoint else {
         return Ok(Containers::Ours(Supervisor::start(&Options::new(data.path())).await?));
     };
-    let runtime = cri::Runtime::new(endpoint).with_context(|| format!("--container-runtime-endpoint {endpoint}"))?;
+    let runtime =
+        cri::Runtime::new(endpoint).with_context(|| format!("--container-runtime-endpoint {endpoint}"))?;
     Ok(Containers::Theirs { runtime, cni_conf_dir: node.cni_conf_dir.clone() })
 }
 
