@@ -11,10 +11,6 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { data_dir: path.into() }
-    }
-
     pub fn path(&self) -> &Path {
         &self.data_dir
     }

@@ -179,7 +179,7 @@ fn failures_say_why(k: &Kubectl) {
 
     let pod = |name: &str, rest: &str| {
         format!(
-            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{terminationGracePeriodSeconds: 0, {rest}}}}}\n---\n"
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec: {{terminationGracePeriodSeconds: 0, {rest}}}\n---\n"
         )
     };
     k.apply(
