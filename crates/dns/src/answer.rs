@@ -22,7 +22,7 @@ pub enum Answer {
     NoSuchName,
     /// A CNAME that leads out of the cluster: the target is to be asked for upstream.
     Alias {
-        record: Record,
+        record: Box<Record>,
         target: Name,
     },
     /// Not ours.
@@ -97,9 +97,10 @@ impl Answers {
                 addresses(question, kind, &ips)
             }
             Form::External(target) => match Name::from_ascii(format!("{}.", target.trim_end_matches('.'))) {
-                Ok(target) => {
-                    Answer::Alias { record: record(question, RData::CNAME(CNAME(target.clone()))), target }
-                }
+                Ok(target) => Answer::Alias {
+                    record: Box::new(record(question, RData::CNAME(CNAME(target.clone())))),
+                    target,
+                },
                 Err(_) => Answer::NoSuchName,
             },
         }

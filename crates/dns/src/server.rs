@@ -172,7 +172,7 @@ impl Handler {
             Answer::NoSuchName => Reply { code: ResponseCode::NXDomain, soa: soa(), ..ours },
             Answer::Alias { record, target } => {
                 let mut reply = self.forward(Query::query(target, query.query_type())).await;
-                reply.answers.insert(0, record);
+                reply.answers.insert(0, *record);
                 reply
             }
             Answer::Elsewhere => self.forward(query).await,

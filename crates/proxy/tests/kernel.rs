@@ -1,4 +1,5 @@
 //! The kernel takes every form of rule we render, and their changes, in a network namespace of the test's own.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use netfilter::Applier;
 use proxy::rules;
@@ -20,13 +21,13 @@ fn listing() -> String {
 
 fn port(n: u8, endpoints: u8) -> ServicePort {
     let all: std::collections::BTreeSet<_> = (1..=endpoints)
-        .map(|e| Endpoint { ip: Ipv4Addr::new(10, 244, n, e), port: 8080, local: e % 2 == 1 })
+        .map(|e| Endpoint { ip: Ipv4Addr::new(10, 244, n, e), port: 8080, local: !e.is_multiple_of(2) })
         .collect();
     ServicePort {
         namespace: "default".into(),
         service: format!("web-{n}"),
         name: "http".into(),
-        protocol: if n % 2 == 0 { Protocol::Udp } else { Protocol::Tcp },
+        protocol: if n.is_multiple_of(2) { Protocol::Udp } else { Protocol::Tcp },
         cluster_ip: Ipv4Addr::new(10, 96, 0, n),
         port: 80,
         node_port: (n > 1).then_some(30000 + u16::from(n)),

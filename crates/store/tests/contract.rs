@@ -1,4 +1,5 @@
 //! What every backend promises, run against each.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use bytes::Bytes;
 use std::sync::Arc;
