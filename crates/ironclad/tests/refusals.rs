@@ -4,9 +4,13 @@ use std::net::TcpListener;
 use std::process::Command;
 
 fn refused(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_ironclad")).args(arguments).output().expect("the binary");
+    refused_as(Command::new(env!("CARGO_BIN_EXE_ironclad")).args(arguments))
+}
+
+fn refused_as(command: &mut Command) -> String {
+    let output = command.output().expect("the binary");
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success(), "{arguments:?} succeeded");
+    assert!(!output.status.success(), "{command:?} succeeded");
     let last = error.lines().last().unwrap_or_default().to_owned();
     assert!(last.starts_with("ironclad: "), "{error}");
     last
@@ -59,4 +63,42 @@ fn reset_removes_nothing_that_is_not_ours() {
     std::fs::write(&file, "x").expect("a file");
     let said = refused(&["reset", "--data-dir", dir.path().to_str().expect("text")]);
     assert!(said.contains("no data directory of ironclad") && file.exists(), "{said}");
+}
+
+#[test]
+fn without_containerd_it_says_how_to_get_it() {
+    testkit::network::own();
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ironclad"));
+    command.args(["server", "--data-dir"]).arg(dir.path()).env("PATH", "/nonexistent");
+    let said = refused_as(&mut command);
+    assert!(
+        said.contains("containerd is not installed") && said.contains("apt-get install containerd"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_detached_server_that_cannot_start_says_why() {
+    testkit::network::own();
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ironclad"));
+    command.args(["server", "--detach", "--data-dir"]).arg(dir.path()).env("PATH", "/nonexistent");
+    let said = refused_as(&mut command);
+    assert!(said.contains("containerd is not installed"), "{said}");
+}
+
+#[test]
+fn without_root_it_says_so() {
+    use std::os::unix::process::CommandExt;
+    // the build directory may be closed to others: a copy is not
+    let dir = tempfile::tempdir().expect("a directory");
+    let copy = dir.path().join("ironclad");
+    std::fs::copy(env!("CARGO_BIN_EXE_ironclad"), &copy).expect("a copy");
+    for path in [dir.path(), &copy] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(path, mode).expect("its mode");
+    }
+    let said = refused_as(Command::new(&copy).arg("server").uid(65534).gid(65534));
+    assert!(said.contains("must run as root"), "{said}");
 }

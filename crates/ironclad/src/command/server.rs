@@ -56,7 +56,6 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let server = api.server.clone();
     component::apiserver::write_kubeconfigs(&args.data, &server, &node_name)?;
     tracing::info!(url = %server.url(), ms = begin.elapsed().as_millis(), "the API server is ready");
-    notify::ready();
 
     let client = |name: &str, groups: &[&str]| server.client(User::component(name, groups));
     let root_ca = server.pki().ca.identity.certificate_pem.clone();
@@ -96,6 +95,8 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     parts.start("dns", async move { Ok(dns::run(dns, informers, token).await?) });
 
     let supervisor = runtime.await.context("starting containerd")??;
+    // not before the runtime: without it there is no node, and whoever started us must hear why
+    notify::ready();
     let to_api = client(&format!("system:node:{node_name}"), &["system:nodes"]);
     component::kubelet::start(
         &mut parts,

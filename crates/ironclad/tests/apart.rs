@@ -1,0 +1,89 @@
+//! The components as processes of their own, over TLS, each with its own client certificate: the same cluster.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::Duration;
+use testkit::{Kubectl, network, until};
+
+const IRONCLAD: &str = env!("CARGO_BIN_EXE_ironclad");
+const SOON: Duration = Duration::from_secs(90);
+
+/// Components of one data directory; ended, and their traces removed, when dropped.
+struct Apart {
+    directory: tempfile::TempDir,
+    running: Vec<(&'static str, Child)>,
+}
+
+impl Apart {
+    fn start(&mut self, component: &'static str) {
+        let log = File::create(self.data().join(format!("{component}.log"))).expect("a log file");
+        let mut command = Command::new(IRONCLAD);
+        command.arg(component).arg("--data-dir").arg(self.data()).stderr(log);
+        self.running.push((component, command.spawn().expect("the ironclad binary")));
+    }
+
+    fn data(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        for (component, child) in &mut self.running {
+            if std::thread::panicking() {
+                let log = self.directory.path().join(format!("{component}.log"));
+                eprintln!("--- {component} ---\n{}", std::fs::read_to_string(log).unwrap_or_default());
+            }
+            drop(child.kill());
+            drop(child.wait());
+        }
+        drop(Command::new(IRONCLAD).args(["reset", "--data-dir"]).arg(self.data()).status());
+    }
+}
+
+#[test]
+fn components_apart_make_the_same_cluster() {
+    network::own();
+    let directory = tempfile::Builder::new().prefix("ia").tempdir_in("/var/tmp").expect("a directory");
+    let mut cluster = Apart { directory, running: Vec::new() };
+    cluster.start("kube-apiserver");
+    let kubeconfig = cluster.data().join("admin.kubeconfig");
+    let k = Kubectl::new(&kubeconfig);
+    until("the API server answers", SOON, || {
+        let seen = k.run("get --raw /readyz");
+        if seen.stdout == "ok" { Ok(()) } else { Err(seen.stderr) }
+    });
+    for component in ["kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"] {
+        cluster.start(component);
+    }
+    until("the node is Ready", SOON, || {
+        let seen = k.run("wait --for=condition=Ready node --all --timeout=1s");
+        if seen.success { Ok(()) } else { Err(seen.stderr) }
+    });
+    k.run("create deployment pause --image=ironclad.local/absent:1 --replicas=2").ok();
+    // the deployment, replica set, scheduler and kubelet have all done their part when the image is asked for
+    until("the pods ask for their image", SOON, || {
+        let seen = k.run(
+            "get pods -l app=pause -o jsonpath={.items[*].status.containerStatuses[0].state.waiting.reason}",
+        );
+        let waits = seen
+            .stdout
+            .split(' ')
+            .filter(|r| r.starts_with("ErrImage") || r.starts_with("ImagePull"))
+            .count();
+        if waits == 2 { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
+    for lease in ["kube-controller-manager", "kube-scheduler"] {
+        let holder =
+            k.run(&format!("get lease -n kube-system {lease} -o jsonpath={{.spec.holderIdentity}}")).ok();
+        assert!(!holder.is_empty(), "{lease} leads");
+    }
+    // each is who its certificate says, and may do no more
+    let kubelet = Kubectl::new(&cluster.data().join("kubeconfig/kubelet.kubeconfig"));
+    assert!(kubelet.run("auth whoami").ok().contains("system:node:"));
+    let refused = kubelet.run("get secrets -A").refused();
+    assert!(refused.contains("cannot list resource \"secrets\""), "{refused}");
+    k.run("delete deployment pause").ok();
+    k.run("wait --for=delete pod -l app=pause --timeout=90s").ok();
+}
