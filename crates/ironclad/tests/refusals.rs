@@ -66,7 +66,7 @@ fn reset_removes_nothing_that_is_not_ours() {
 }
 
 #[test]
-fn without_containerd_it_says_how_to_get_it() {
+fn without_node_software_it_says_how_to_get_it() {
     testkit::network::own();
     let dir = tempfile::tempdir().expect("a directory");
     let mut command = Command::new(env!("CARGO_BIN_EXE_ironclad"));
@@ -85,7 +85,7 @@ fn a_detached_server_that_cannot_start_says_why() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ironclad"));
     command.args(["server", "--detach", "--data-dir"]).arg(dir.path()).env("PATH", "/nonexistent");
     let said = refused_as(&mut command);
-    assert!(said.contains("containerd is not installed"), "{said}");
+    assert!(said.contains("is not installed") && said.contains("apt-get install"), "{said}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Build an image of one layer from files, and import it or write it as an OCI archive
-    Build(Build),
+    Build(Box<Build>),
     /// Import an OCI or docker archive (`docker save`, `buildah push oci-archive:`)
     Import(Import),
 }
