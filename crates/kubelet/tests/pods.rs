@@ -232,7 +232,10 @@ async fn pods_live_and_end_as_their_users_expect() {
     let _ = node.task.await;
     drop(supervisor);
     remove_all(&options).await.expect("removed");
-    Cgroups::detect().expect("cgroups").remove_all().expect("no processes are left");
+    let cgroups = Cgroups::detect().expect("cgroups");
+    cgroups
+        .remove_pods(cgroups.pod_uids().iter().map(String::as_str).filter(|uid| uid.starts_with("uid-")))
+        .expect("no processes are left");
 }
 
 /// A pod with a volume, variables and probes; returns its container.

@@ -264,16 +264,30 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Removes the cgroups of all pods, killing what runs in them. For the removal of the whole node.
+    /// Removes the cgroups of the pods of a node that is given up, killing what runs in them, and those above
+    /// them if that leaves them empty: another node on this machine keeps its own.
     ///
     /// # Errors
     /// If processes stay.
-    pub fn remove_all(&self) -> io::Result<()> {
-        for pid in self.processes(KUBEPODS) {
-            let _ =
-                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    pub fn remove_pods<'a>(&self, uids: impl IntoIterator<Item = &'a str>) -> io::Result<()> {
+        let parents =
+            [format!("{KUBEPODS}/burstable"), format!("{KUBEPODS}/besteffort"), KUBEPODS.to_owned()];
+        for uid in uids {
+            for cgroup in parents.iter().map(|parent| format!("{parent}/pod{uid}")) {
+                for pid in self.processes(&cgroup) {
+                    let pid = nix::unistd::Pid::from_raw(pid);
+                    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+                }
+                self.remove(&cgroup)?;
+            }
         }
-        self.remove(KUBEPODS)
+        for parent in &parents {
+            for tree in &self.trees {
+                // one that is not empty is still needed
+                let _ = fs::remove_dir(below(&tree.mount, parent));
+            }
+        }
+        Ok(())
     }
 
     /// The uids of the pods that have a cgroup, for the removal of those that are gone.
@@ -452,5 +466,21 @@ mod tests {
         cgroups.remove(&name).unwrap();
         assert!(!cgroups.exists(&name));
         cgroups.remove(&name).unwrap();
+    }
+
+    #[test]
+    fn the_pods_of_another_node_stay() {
+        let Ok(cgroups) = Cgroups::detect() else { return };
+        let id = std::process::id();
+        let (ours, theirs) = (format!("test-{id}-a"), format!("test-{id}-b"));
+        let of = |uid: &str| format!("{KUBEPODS}/besteffort/pod{uid}");
+        if cgroups.create(&of(&ours), &Resources::default()).is_err() {
+            return;
+        }
+        cgroups.create(&of(&theirs), &Resources::default()).unwrap();
+        cgroups.remove_pods([ours.as_str()]).unwrap();
+        assert_eq!((cgroups.exists(&of(&ours)), cgroups.exists(&of(&theirs))), (false, true));
+        cgroups.remove_pods([theirs.as_str()]).unwrap();
+        assert!(!cgroups.exists(&of(&theirs)));
     }
 }
