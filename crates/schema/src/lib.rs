@@ -3,6 +3,7 @@
 //!
 //! Pure. The tables are static and made at build time from `data/v1.36.types`; nothing is parsed at start.
 
+pub mod canonical;
 pub mod openapi;
 pub mod proto;
 pub mod strict;

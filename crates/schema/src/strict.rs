@@ -38,6 +38,8 @@ pub struct Report {
     pub issues: Vec<Issue>,
     /// The first value that does not fit its field, as Go's decoder words it.
     pub type_error: Option<String>,
+    /// A field holds a zero value that Go's `omitempty` leaves out: see [`crate::canonical::prune`].
+    pub superfluous: bool,
 }
 
 /// Unknown and duplicate fields of a body. JSON that does not parse yields what was found before the mistake:
@@ -57,7 +59,7 @@ pub fn inspect(ty: &'static Type, json: &[u8]) -> Report {
     let mut walk =
         Walk { path: String::new(), names: Vec::new(), report: Report::default(), seen: HashSet::new() };
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    let context = Context { owner: None, ty: &FieldType::Ref(ty) };
+    let context = Context { owner: None, ty: &FieldType::Ref(ty), omits_zero: false };
     // A syntax error ends the walk early; the decoder of the body reports it.
     let _ = Node { walk: &mut walk, context }.deserialize(&mut deserializer);
     walk.report
@@ -177,6 +179,8 @@ struct Context<'t> {
     /// The innermost struct and the Go name of its field's string type.
     owner: Option<(&'static Type, &'static str)>,
     ty: &'t FieldType,
+    /// The zero value says no more than absence.
+    omits_zero: bool,
 }
 
 struct Node<'w, 't> {
@@ -207,7 +211,8 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
         Ok(())
     }
 
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<(), E> {
+        self.walk.report.superfluous |= self.context.omits_zero && !value;
         match self.context.ty {
             FieldType::Bool | FieldType::SchemaOrBool => {}
             FieldType::IntOrString => {
@@ -223,6 +228,7 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     }
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<(), E> {
+        self.walk.report.superfluous |= self.context.omits_zero && value == 0;
         match self.context.ty {
             FieldType::Int64 | FieldType::Double | FieldType::Quantity => {}
             FieldType::Int32 if i32::try_from(value).is_ok() => {}
@@ -259,6 +265,7 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<(), E> {
+        self.walk.report.superfluous |= self.context.omits_zero && value.is_empty();
         match self.context.ty {
             FieldType::String | FieldType::Quantity | FieldType::IntOrString | FieldType::Bytes => {}
             FieldType::Time | FieldType::MicroTime => {
@@ -296,10 +303,11 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
         let mut index = 0usize;
         loop {
             let _ = write!(self.walk.path, "[{index}]");
-            let context = Context { owner: self.context.owner, ty: item };
+            let context = Context { owner: self.context.owner, ty: item, omits_zero: false };
             let more = seq.next_element_seed(Node { walk: self.walk, context })?;
             self.walk.path.truncate(before);
             if more.is_none() {
+                self.walk.report.superfluous |= self.context.omits_zero && index == 0;
                 return Ok(());
             }
             index += 1;
@@ -319,11 +327,12 @@ impl<'de> Visitor<'de> for Node<'_, '_> {
                         self.walk.issue(Issue::DuplicateField, &key);
                     }
                     let before = self.walk.enter(&key);
-                    let context = Context { owner: self.context.owner, ty: item };
+                    let context = Context { owner: self.context.owner, ty: item, omits_zero: false };
                     map.next_value_seed(Node { walk: self.walk, context })?;
                     self.walk.path.truncate(before);
                     keys.insert(key);
                 }
+                self.walk.report.superfluous |= self.context.omits_zero && keys.is_empty();
                 Ok(())
             }
             other => {
@@ -360,7 +369,11 @@ fn visit_struct<'de, A: MapAccess<'de>>(
         seen[index / 64] |= bit;
         let before = walk.enter(field.json);
         walk.names.push(field.json);
-        let context = Context { owner: Some((ty, field.go_type)), ty: &field.ty };
+        let context = Context {
+            owner: Some((ty, field.go_type)),
+            ty: &field.ty,
+            omits_zero: field.omit_empty && !field.pointer,
+        };
         map.next_value_seed(Node { walk, context })?;
         walk.names.pop();
         walk.path.truncate(before);

@@ -5,6 +5,7 @@ use kinds::{Info, Object};
 use meta::{ApiError, Reason};
 use schema::proto;
 use serde_json::Value;
+use std::borrow::Cow;
 
 /// Upstream's protobuf envelope begins with this.
 pub const PROTOBUF_MAGIC: &[u8] = proto::MAGIC;
@@ -13,11 +14,18 @@ fn definition(info: &Info) -> Result<&'static schema::Type, ApiError> {
     schema::lookup(info.definition).ok_or_else(|| ApiError::internal(format!("{} has no schema", info.gvk)))
 }
 
-/// Strict decoding of a body: what lenient decoding would drop or overwrite, as upstream words it.
-pub fn strict_errors(info: &Info, json: &[u8]) -> Vec<String> {
-    schema::lookup(info.definition)
-        .map(|ty| schema::strict::check(ty, json).iter().map(ToString::to_string).collect())
-        .unwrap_or_default()
+/// What one look at a body finds, before it is decoded.
+pub fn inspect(info: &Info, json: &[u8]) -> schema::strict::Report {
+    schema::lookup(info.definition).map(|ty| schema::strict::inspect(ty, json)).unwrap_or_default()
+}
+
+/// The body without zero values that mean no more than absence; as it is where it has none.
+pub fn canonical<'a>(info: &Info, json: &'a [u8], report: &schema::strict::Report) -> Cow<'a, [u8]> {
+    let (true, Some(ty)) = (report.superfluous, schema::lookup(info.definition)) else { return json.into() };
+    // what does not parse is for the decoder to report
+    let Ok(mut value) = serde_json::from_slice::<Value>(json) else { return json.into() };
+    schema::canonical::prune(ty, &mut value);
+    value.to_string().into_bytes().into()
 }
 
 /// Why a body does not decode, in the words of Go's decoder; `error` is serde's.

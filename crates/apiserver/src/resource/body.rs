@@ -135,11 +135,12 @@ pub fn object(
 ) -> Result<Object, ApiError> {
     let info = kind.info();
     check_type(&info.gvk, json)?;
-    let object = kind.decode(json).map_err(|e| {
+    let report = adapt::inspect(info, json);
+    let object = kind.decode(&adapt::canonical(info, json, &report)).map_err(|e| {
         let why = adapt::decode_error(info, json, &e);
         ApiError::bad_request(schema::strict::cannot_be_handled(&info.gvk.version, &info.gvk.kind, &why))
     })?;
-    check_strict(kind, json, validation, warnings, |why| {
+    check_strict(&report, validation, warnings, |why| {
         ApiError::bad_request(schema::strict::cannot_be_handled(&info.gvk.version, &info.gvk.kind, &why))
     })?;
     Ok(object)
@@ -150,24 +151,19 @@ pub fn object(
 /// # Errors
 /// What `refuse` makes of the message, with strict validation.
 pub fn check_strict(
-    kind: &dyn AnyKind,
-    json: &[u8],
+    report: &schema::strict::Report,
     validation: FieldValidation,
     warnings: &Warnings,
     refuse: impl FnOnce(String) -> ApiError,
 ) -> Result<(), ApiError> {
-    if validation == FieldValidation::Ignore {
-        return Ok(());
-    }
-    let errors = adapt::strict_errors(kind.info(), json);
-    if errors.is_empty() {
+    if validation == FieldValidation::Ignore || report.issues.is_empty() {
         return Ok(());
     }
     if validation == FieldValidation::Strict {
-        return Err(refuse(format!("strict decoding error: {}", errors.join(", "))));
+        return Err(refuse(schema::strict::message(&report.issues)));
     }
-    for error in errors {
-        warnings.add(error);
+    for issue in &report.issues {
+        warnings.add(issue.to_string());
     }
     Ok(())
 }

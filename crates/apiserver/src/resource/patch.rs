@@ -146,10 +146,11 @@ impl Call<'_> {
         let doc = patched(kind, self.target.info.definition, doc, patch)?;
         let json = serde_json::to_vec(&doc).map_err(ApiError::internal)?;
         let target = self.target.kind;
+        let report = super::adapt::inspect(target.info(), &json);
         let mut new = target
-            .decode(&json)
+            .decode(&super::adapt::canonical(target.info(), &json, &report))
             .map_err(|e| invalid_patch(&json, super::adapt::decode_error(target.info(), &json, &e)))?;
-        body::check_strict(target, &json, options.field_validation, &self.warnings, |why| {
+        body::check_strict(&report, options.field_validation, &self.warnings, |why| {
             invalid_patch(&json, why)
         })?;
         target.default(&mut new);
@@ -223,8 +224,9 @@ impl Call<'_> {
         let applied = patch::apply::apply(live.as_ref(), config, self.shape(), &request)?;
         let json = serde_json::to_vec(&applied.object).map_err(ApiError::internal)?;
         let target = self.target.kind;
+        let report = super::adapt::inspect(target.info(), &json);
         let mut new = target
-            .decode(&json)
+            .decode(&super::adapt::canonical(target.info(), &json, &report))
             .map_err(|e| ApiError::bad_request(super::adapt::decode_error(target.info(), &json, &e)))?;
         target.default(&mut new);
         self.check_patched(&mut new)?;
