@@ -57,7 +57,7 @@ fn validate(map: &ConfigMap) -> FieldErrors {
         bytes += value.0.len();
     }
     if bytes > MAX_DATA_BYTES {
-        errors.push(FieldError::too_long(&Path::new(""), MAX_DATA_BYTES));
+        errors.push(FieldError::too_long(&Path::new("").key(""), MAX_DATA_BYTES));
     }
     errors
 }
@@ -101,7 +101,7 @@ mod tests {
         );
         check(
             json!({"data": {"a": "x".repeat(MAX_DATA_BYTES + 1)}}),
-            &["<nil>: Too long: may not be more than 1048576 bytes"],
+            &["[]: Too long: may not be more than 1048576 bytes"],
         );
     }
 

@@ -48,7 +48,7 @@ pub fn is_quota_name(name: &str) -> bool {
     QUOTA_NAMES.contains(&name) || is_huge_pages(name) || name.starts_with("requests.hugepages-")
 }
 
-fn is_standard_name(name: &str) -> bool {
+pub fn is_standard_name(name: &str) -> bool {
     is_quota_name(name) || name == "storage"
 }
 
@@ -62,6 +62,11 @@ pub fn is_extended(name: &str) -> bool {
     !is_native(name)
         && !name.starts_with("requests.")
         && rules::is_qualified_name(&format!("requests.{name}")).is_empty()
+}
+
+/// Whether an amount of it has no fraction.
+pub fn is_counted_whole(name: &str) -> bool {
+    INTEGER_NAMES.contains(&name) || is_extended(name)
 }
 
 /// Whether a container's limit may be above its request.
@@ -105,7 +110,7 @@ pub fn check_amount(name: &str, amount: &ApiQuantity, path: &Path) -> FieldError
     if quantity.is_negative() {
         errors.push(FieldError::invalid(path, quantity.to_string(), "must be greater than or equal to 0"));
     }
-    if (INTEGER_NAMES.contains(&name) || is_extended(name)) && !quantity.is_whole() {
+    if is_counted_whole(name) && !quantity.is_whole() {
         errors.push(FieldError::invalid(path, quantity.to_string(), "must be an integer"));
     }
     errors

@@ -45,7 +45,6 @@ macro_rules! spec_and_status_no_generation {
         }
     };
 }
-#[allow(unused_imports)]
 pub(crate) use spec_and_status_no_generation;
 
 /// A kind without status: nothing is taken back and the generation stays what it is.

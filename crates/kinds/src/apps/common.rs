@@ -223,3 +223,15 @@ pub(crate) fn selector_kept(errors: &mut FieldErrors, new: &LabelSelector, old: 
         ));
     }
 }
+
+/// An update strategy as upstream's errors show it; `rolling` is maxUnavailable and maxSurge.
+pub(crate) fn shown_strategy(
+    kind: &str,
+    rolling: Option<(&Option<IntOrString>, &Option<IntOrString>)>,
+) -> Verbatim {
+    let json = |v: &Option<IntOrString>| serde_json::to_string(v).unwrap_or_default();
+    let rolling = rolling.map_or("null".to_owned(), |(unavailable, surge)| {
+        format!("{{\"MaxUnavailable\":{},\"MaxSurge\":{}}}", json(unavailable), json(surge))
+    });
+    Verbatim(format!("{{\"Type\":{kind:?},\"RollingUpdate\":{rolling}}}"))
+}

@@ -13,7 +13,7 @@ use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStatus, DeploymentStrategy, RollingUpdateDeployment,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use meta::{FieldError, FieldErrors, GroupVersionKind, Json, Path, Verbatim};
+use meta::{FieldError, FieldErrors, GroupVersionKind, Json, Path};
 
 const REVISION_HISTORY_LIMIT: i32 = 10;
 const PROGRESS_DEADLINE_SECONDS: i32 = 600;
@@ -153,15 +153,8 @@ fn validate_strategy(errors: &mut FieldErrors, strategy: &DeploymentStrategy, pa
             "this should be defaulted and never be nil",
         )),
         (other, rolling) => {
-            let rolling = rolling.as_ref().map_or("null".to_owned(), |r| {
-                let json = |v: &Option<IntOrString>| serde_json::to_string(v).unwrap_or_default();
-                format!(
-                    "{{\"MaxUnavailable\":{},\"MaxSurge\":{}}}",
-                    json(&r.max_unavailable),
-                    json(&r.max_surge)
-                )
-            });
-            let value = Verbatim(format!("{{\"Type\":{other:?},\"RollingUpdate\":{rolling}}}"));
+            let rolling = rolling.as_ref().map(|r| (&r.max_unavailable, &r.max_surge));
+            let value = shown_strategy(other, rolling);
             errors.push(FieldError::not_supported(path, value, &["Recreate", "RollingUpdate"]));
         }
     }

@@ -9,7 +9,7 @@ use super::volume_mounts::{validate_volume_devices, validate_volume_mounts};
 use super::{one_of, refuse_each, required};
 use crate::support::text;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, ContainerResizePolicy, ContainerRestartRule, EphemeralContainer, PodSpec,
+    Container, ContainerPort, ContainerResizePolicy, ContainerRestartRule, PodSpec,
 };
 use meta::pod::is_sidecar;
 use meta::validation::{is_dns1123_label, is_valid_port_name, is_valid_port_num};
@@ -19,38 +19,6 @@ const MAX_RESTART_RULES: usize = 20;
 const MAX_EXIT_CODES: usize = 255;
 const NOT_FOR_EPHEMERAL: &str = "cannot be set for an Ephemeral Container";
 const ONLY_FOR_SIDECARS: &str = "may not be set for init containers without restartPolicy=Always";
-
-/// An ephemeral container as the container it is but for its target.
-pub(super) fn as_container(e: &EphemeralContainer) -> Container {
-    let e = e.clone();
-    Container {
-        args: e.args,
-        command: e.command,
-        env: e.env,
-        env_from: e.env_from,
-        image: e.image,
-        image_pull_policy: e.image_pull_policy,
-        lifecycle: e.lifecycle,
-        liveness_probe: e.liveness_probe,
-        name: e.name,
-        ports: e.ports,
-        readiness_probe: e.readiness_probe,
-        resize_policy: e.resize_policy,
-        resources: e.resources,
-        restart_policy: e.restart_policy,
-        restart_policy_rules: e.restart_policy_rules,
-        security_context: e.security_context,
-        startup_probe: e.startup_probe,
-        stdin: e.stdin,
-        stdin_once: e.stdin_once,
-        termination_message_path: e.termination_message_path,
-        termination_message_policy: e.termination_message_policy,
-        tty: e.tty,
-        volume_devices: e.volume_devices,
-        volume_mounts: e.volume_mounts,
-        working_dir: e.working_dir,
-    }
-}
 
 pub(super) fn validate_containers(
     errors: &mut FieldErrors,
@@ -132,7 +100,7 @@ pub(super) fn validate_ephemeral_containers(
     let ephemeral = spec.ephemeral_containers.as_deref().unwrap_or_default();
     for (i, container) in ephemeral.iter().enumerate() {
         let path = path.index(i);
-        let plain = as_container(container);
+        let plain = meta::pod::as_container(container);
         validate_common(errors, &plain, context, &path);
         validate_image_trimmed(errors, &plain, &path);
         let others = || spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(|c| &c.name);

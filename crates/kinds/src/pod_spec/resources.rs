@@ -2,6 +2,7 @@
 
 use super::validate::Context;
 use super::{refuse_each, required};
+use crate::resources::{is_counted_whole, is_extended, is_native, is_overcommit_allowed, is_standard_name};
 use k8s_openapi::api::core::v1::{PodResourceClaim, PodSpec, ResourceClaim, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -12,56 +13,6 @@ use std::collections::BTreeMap;
 
 const MIRROR_POD: &str = "kubernetes.io/config.mirror";
 const HUGE_PAGES: &str = "hugepages-";
-/// What quotas and limit ranges also know.
-const STANDARD: &[&str] = &[
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.ephemeral-storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "storage",
-    "requests.storage",
-    "services.nodeports",
-    "services.loadbalancers",
-];
-const COUNTED: &[&str] = &[
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "configmaps",
-    "persistentvolumeclaims",
-    "services.nodeports",
-    "services.loadbalancers",
-];
-
-/// In the kubernetes.io domain, said or not.
-fn is_native(name: &str) -> bool {
-    !name.contains('/') || name.contains("kubernetes.io/")
-}
-
-fn is_extended(name: &str) -> bool {
-    !is_native(name)
-        && !name.starts_with("requests.")
-        && is_qualified_name(&format!("requests.{name}")).is_empty()
-}
-
-/// Whether requests may be below limits.
-fn overcommits(name: &str) -> bool {
-    is_native(name) && !name.starts_with(HUGE_PAGES)
-}
 
 type Amounts = BTreeMap<String, ApiQuantity>;
 /// Refuses the name of a resource at a path.
@@ -74,9 +25,7 @@ fn resource_name(errors: &mut FieldErrors, name: &str, at: &dyn Fn() -> Path) ->
     if !ok {
         return false;
     }
-    let standard =
-        STANDARD.contains(&name) || name.starts_with(HUGE_PAGES) || name.starts_with("requests.hugepages-");
-    if !name.contains('/') && !standard {
+    if !name.contains('/') && !is_standard_name(name) {
         errors.push(FieldError::invalid(&at(), name, "must be a standard resource type or fully qualified"));
         return false;
     }
@@ -120,7 +69,7 @@ fn amount(
     if amount.is_negative() {
         errors.push(FieldError::invalid(&at(), &quantity.0, "must be greater than or equal to 0"));
     }
-    let whole = COUNTED.contains(&name) || (name.contains('/') && is_extended(name));
+    let whole = is_counted_whole(name);
     if whole && amount.milli_value() % 1000 != 0 {
         errors.push(FieldError::invalid(&at(), &quantity.0, "must be an integer"));
     }
@@ -175,7 +124,7 @@ fn validate_requirements(
         let Some(request) = amount(errors, name, quantity, &at) else { continue };
         match limits.get(name).map(|l| (l, Quantity::parse(&l.0))) {
             Some((shown, Ok(limit))) => {
-                let relation = if request != limit && !overcommits(name) {
+                let relation = if request != limit && !is_overcommit_allowed(name) {
                     "equal to"
                 } else if request > limit {
                     "less than or equal to"
@@ -186,7 +135,7 @@ fn validate_requirements(
                 errors.push(FieldError::invalid(&path().child("requests"), &quantity.0, why));
             }
             Some((_, Err(_))) => {}
-            None if !overcommits(name) => {
+            None if !is_overcommit_allowed(name) => {
                 let why = "Limit must be set for non overcommitable resources";
                 errors.push(FieldError::required(&path().child("limits"), why));
             }

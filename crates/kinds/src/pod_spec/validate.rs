@@ -51,7 +51,7 @@ pub(super) fn each_container(spec: &PodSpec, path: &Path, mut f: impl FnMut(&Con
         f(c, &|| path.child("containers").index(i));
     }
     for (i, c) in spec.ephemeral_containers.iter().flatten().enumerate() {
-        f(&super::containers::as_container(c), &|| path.child("ephemeralContainers").index(i));
+        f(&meta::pod::as_container(c), &|| path.child("ephemeralContainers").index(i));
     }
 }
 
