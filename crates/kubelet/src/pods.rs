@@ -14,7 +14,7 @@ use crate::admission::admit;
 use crate::container_config::labels;
 use crate::shared::Shared;
 use crate::static_pods::is_mirror;
-use crate::sync::{Failure, ephemeral_as_container};
+use crate::sync::Failure;
 
 /// The pods of this node by uid.
 #[derive(Default)]
@@ -215,7 +215,7 @@ fn pod_from_labels(sandbox: &v1::PodSandbox, containers: &[&v1::Container]) -> P
             continue;
         }
         let pre_stop = c.annotations.get(labels::PRE_STOP).and_then(|json| serde_json::from_str(json).ok());
-        let mut container = ephemeral_as_container(&k8s_openapi::api::core::v1::EphemeralContainer {
+        let mut container = meta::pod::as_container(&k8s_openapi::api::core::v1::EphemeralContainer {
             name,
             ..Default::default()
         });

@@ -254,39 +254,7 @@ pub(crate) fn containers(pod: &Pod) -> &[Container] {
 /// The ephemeral containers in the form of ordinary ones.
 pub(crate) fn ephemeral_containers(pod: &Pod) -> Vec<Container> {
     let list = pod.spec.as_ref().and_then(|s| s.ephemeral_containers.as_deref()).unwrap_or_default();
-    list.iter().map(ephemeral_as_container).collect()
-}
-
-/// The fields an ephemeral container shares with an ordinary one.
-pub(crate) fn ephemeral_as_container(e: &k8s_openapi::api::core::v1::EphemeralContainer) -> Container {
-    let e = e.clone();
-    Container {
-        args: e.args,
-        command: e.command,
-        env: e.env,
-        env_from: e.env_from,
-        image: e.image,
-        image_pull_policy: e.image_pull_policy,
-        lifecycle: e.lifecycle,
-        liveness_probe: e.liveness_probe,
-        name: e.name,
-        ports: e.ports,
-        readiness_probe: e.readiness_probe,
-        resize_policy: e.resize_policy,
-        resources: e.resources,
-        restart_policy: e.restart_policy,
-        restart_policy_rules: e.restart_policy_rules,
-        security_context: e.security_context,
-        startup_probe: e.startup_probe,
-        stdin: e.stdin,
-        stdin_once: e.stdin_once,
-        termination_message_path: e.termination_message_path,
-        termination_message_policy: e.termination_message_policy,
-        tty: e.tty,
-        volume_devices: e.volume_devices,
-        volume_mounts: e.volume_mounts,
-        working_dir: e.working_dir,
-    }
+    list.iter().map(meta::pod::as_container).collect()
 }
 
 /// A container of the pod by kind and name.
