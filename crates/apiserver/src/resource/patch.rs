@@ -48,6 +48,19 @@ impl PatchType {
     }
 }
 
+/// Why a patch is no object, in the words of Go's decoder.
+fn an_object(patch: &Value) -> Result<(), String> {
+    let found = match patch {
+        // null decodes into an empty map
+        Value::Object(_) | Value::Null => return Ok(()),
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Number(_) => "number",
+        Value::Bool(_) => "bool",
+    };
+    Err(format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"))
+}
+
 /// The patched tree.
 fn patched(kind: PatchType, definition: &str, mut doc: Value, patch: &[u8]) -> Result<Value, ApiError> {
     match kind {
@@ -55,11 +68,13 @@ fn patched(kind: PatchType, definition: &str, mut doc: Value, patch: &[u8]) -> R
         PatchType::Merge => {
             let patch = serde_json::from_slice(patch)
                 .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+            an_object(&patch).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
             patch::merge_patch(&mut doc, &patch);
         }
         PatchType::Strategic | PatchType::Apply => {
             let patch: Value =
                 serde_json::from_slice(patch).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            an_object(&patch).map_err(ApiError::bad_request)?;
             let ty = schema::lookup(definition)
                 .ok_or_else(|| ApiError::internal(format!("{definition} has no schema")))?;
             doc = patch::strategic_merge(&doc, &patch, ty)?;
@@ -107,9 +122,54 @@ pub(super) fn patch_plain(
     patched(kind, definition, doc, patch)
 }
 
+/// What an Invalid refusal shows of a patch: a strategic one as Go prints the map it was decoded into, else the
+/// object that the patch leads to.
+fn shown(kind: PatchType, patch: &[u8], result: &[u8]) -> String {
+    match serde_json::from_slice(patch) {
+        Ok(patch) if kind == PatchType::Strategic => {
+            let mut text = String::new();
+            print_go(&patch, &mut text);
+            text
+        }
+        _ => String::from_utf8_lossy(result).into_owned(),
+    }
+}
+
+/// A value in Go's `%v`: `map[data:map[k:v] list:[1 2]]`, keys sorted.
+fn print_go(value: &Value, out: &mut String) {
+    match value {
+        Value::Null => out.push_str("<nil>"),
+        Value::String(text) => out.push_str(text),
+        Value::Bool(_) | Value::Number(_) => out.push_str(&value.to_string()),
+        Value::Array(items) => {
+            out.push('[');
+            for (index, item) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(' ');
+                }
+                print_go(item, out);
+            }
+            out.push(']');
+        }
+        Value::Object(map) => {
+            let mut keys: Vec<&String> = map.keys().collect();
+            keys.sort_unstable();
+            out.push_str("map[");
+            for (index, key) in keys.into_iter().enumerate() {
+                if index > 0 {
+                    out.push(' ');
+                }
+                out.push_str(key);
+                out.push(':');
+                print_go(&map[key], out);
+            }
+            out.push(']');
+        }
+    }
+}
+
 /// The refusal of a patch whose result does not decode.
-fn invalid_patch(json: &[u8], why: impl Into<String>) -> ApiError {
-    let value = String::from_utf8_lossy(json).into_owned();
+fn invalid_patch(value: String, why: impl Into<String>) -> ApiError {
     let error = FieldError::invalid(&Path::new("patch"), value, why);
     ApiError::invalid(&GroupVersionKind::of("", "", ""), "", &[error])
 }
@@ -147,11 +207,13 @@ impl Call<'_> {
         let json = serde_json::to_vec(&doc).map_err(ApiError::internal)?;
         let target = self.target.kind;
         let report = super::adapt::inspect(target.info(), &json);
-        let mut new = target
-            .decode(&super::adapt::canonical(target.info(), &json, &report))
-            .map_err(|e| invalid_patch(&json, super::adapt::decode_error(target.info(), &json, &e)))?;
+        let mut new =
+            target.decode(&super::adapt::canonical(target.info(), &json, &report)).map_err(|e| {
+                let why = super::adapt::decode_error(target.info(), &json, &e);
+                invalid_patch(shown(kind, patch, &json), why)
+            })?;
         body::check_strict(&report, options.field_validation, &self.warnings, |why| {
-            invalid_patch(&json, why)
+            invalid_patch(shown(kind, patch, &json), why)
         })?;
         target.default(&mut new);
         self.check_patched(&mut new)?;

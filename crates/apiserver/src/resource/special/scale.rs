@@ -1,16 +1,18 @@
 //! `/scale`: autoscaling/v1 Scale over any kind that declares how.
 
 use crate::cache::{Entry, When};
-use crate::negotiate::content_encoding;
+use crate::negotiate::{Shape, content_encoding};
 use crate::options::{WriteOptions, get_when};
 use crate::request::{Body, Response};
 use crate::resource::body;
 use crate::resource::respond::any;
 use crate::resource::update::UpdateRules;
 use crate::resource::{Call, patch};
+use crate::table::render;
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec, ScaleStatus};
-use kinds::Object;
+use kinds::{Cell, Object};
 use meta::{ApiError, FieldError, GroupVersionKind, ObjectMeta, Path};
+use serde_json::{Value, json};
 
 const SCALE: GroupVersionKind = GroupVersionKind::of("autoscaling", "v1", "Scale");
 
@@ -37,7 +39,35 @@ impl Call<'_> {
 
     pub(in crate::resource) async fn get_scale(&self) -> Result<Response, ApiError> {
         let entry = self.read(get_when(self.query)?).await?.ok_or_else(|| self.not_found())?;
-        any(self.accepted, 200, &self.scale_of(&entry.object()?)?)
+        let scale = self.scale_of(&entry.object()?)?;
+        if self.accepted.shape == Shape::Table {
+            return any(self.accepted, 200, &self.scale_table(&scale));
+        }
+        any(self.accepted, 200, &scale)
+    }
+
+    /// What `kubectl get --subresource=scale` prints.
+    fn scale_table(&self, scale: &Scale) -> Value {
+        let meta = &scale.metadata;
+        let created = meta.creation_timestamp.as_ref().map(|t| t.0);
+        let desired = scale.spec.as_ref().and_then(|s| s.replicas).unwrap_or(0);
+        let available = scale.status.as_ref().map_or(0, |s| s.replicas);
+        let column = |name: &str, kind: &str| json!({"name": name, "type": kind, "format": "", "description": "", "priority": 0});
+        let version = self.accepted.shape_version;
+        let object = json!({"kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": meta});
+        json!({
+            "kind": "Table",
+            "apiVersion": format!("meta.k8s.io/{version}"),
+            "metadata": {"resourceVersion": meta.resource_version},
+            "columnDefinitions": [
+                column("Name", "string"), column("Desired", "integer"), column("Available", "integer"),
+                column("Age", "string"),
+            ],
+            "rows": [{
+                "cells": [meta.name, desired, available, render(&Cell::Age(created), self.now)],
+                "object": object,
+            }],
+        })
     }
 
     pub(in crate::resource) async fn update_scale(&self, body: Body) -> Result<Response, ApiError> {

@@ -50,6 +50,48 @@ async fn names_are_generated() {
 }
 
 #[tokio::test]
+async fn what_means_the_same_is_stored_alike() {
+    let api = Api::new().await;
+    let pod = |extra: bool| {
+        let mut spec = json!({"containers": [{"name": "c", "image": "i", "resources": {}}]});
+        if extra {
+            spec["hostNetwork"] = json!(false);
+            spec["tolerations"] = json!([]);
+            spec["containers"][0]["env"] = json!([]);
+        }
+        json!({"metadata": {"name": if extra { "long" } else { "short" }, "labels": {"a": "b"}}, "spec": {
+            "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": spec},
+        }})
+    };
+    const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/a/deployments";
+    let (long, short) =
+        (api.created(DEPLOYMENTS, &pod(true)).await, api.created(DEPLOYMENTS, &pod(false)).await);
+    assert_eq!(long["spec"], short["spec"]);
+    let path = format!("{DEPLOYMENTS}/long");
+    let (_, patched) =
+        api.merge(&path, &json!({"spec": {"paused": false, "template": {"spec": {"volumes": []}}}})).await;
+    assert_eq!((&patched["spec"], version(&patched)), (&long["spec"], version(&long)));
+}
+
+#[tokio::test]
+async fn a_patch_that_leads_nowhere_is_refused_in_upstreams_words() {
+    let api = Api::new().await;
+    api.created(MAPS, &map("m")).await;
+    let path = format!("{MAPS}/m");
+    const STRATEGIC: &str = "application/strategic-merge-patch+json";
+    let check = async |content_type: &str, body: &str, expect: (u16, &str, &str)| {
+        assert_eq!(message(&api.send("PATCH", &path, content_type, body).await), expect);
+    };
+    let why = "json: cannot unmarshal string into Go value of type map[string]interface {}";
+    check(STRATEGIC, "\"x\"", (400, "BadRequest", why)).await;
+    let merge = format!("error decoding patch: {why}");
+    check("application/merge-patch+json", "\"x\"", (400, "BadRequest", &merge)).await;
+    let (code, refused) = api.send("PATCH", &path, STRATEGIC, r#"{"data":{"p":1}}"#).await;
+    let text = refused["message"].as_str().unwrap_or_default();
+    assert!(code == 422 && text.contains(r#"patch: Invalid value: "map[data:map[p:1]]": "#), "{code} {text}");
+}
+
+#[tokio::test]
 async fn field_validation_refuses_warns_or_ignores() {
     let api = Api::new().await;
     let body =
