@@ -29,14 +29,6 @@ impl Metrics {
         }
     }
 
-    /// Whether every queue is empty and no worker is busy.
-    pub fn is_quiet(&self) -> bool {
-        self.0.lock().values().all(|e| {
-            let s = e.queue.stats();
-            s.depth == 0 && s.processing == 0
-        })
-    }
-
     /// The text that `/metrics` answers.
     pub fn render(&self) -> String {
         let entries = self.0.lock();

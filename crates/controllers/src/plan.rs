@@ -207,7 +207,6 @@ impl Note {
 pub const NOT_FOUND: &str = "NotFound";
 pub const INVALID: &str = "Invalid";
 pub const ALREADY_EXISTS: &str = "AlreadyExists";
-pub const CONFLICT: &str = "Conflict";
 
 fn encode(body: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(body).expect("API objects have string keys and finite numbers")
