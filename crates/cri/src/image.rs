@@ -12,6 +12,8 @@ use tokio::process::Command;
 
 /// The pause program, compiled by `build.rs` from `pause/pause.rs`.
 static PAUSE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pause"));
+/// What the names of images begin with that are made here: no registry can give them again.
+pub const LOCAL_REGISTRY: &str = "ironclad.local/";
 /// The image that pod sandboxes run.
 pub const PAUSE_IMAGE: &str = concat!("ironclad.local/pause:", env!("CARGO_PKG_VERSION"));
 /// The label by which containerd's CRI keeps an image from being collected.

@@ -33,6 +33,16 @@ struct ImageAges {
 /// One round.
 pub async fn run(shared: &Arc<Shared>, pods: &Pods, images: &dyn ImageApi) {
     let list = pods.list();
+    let alive: Vec<&Pod> = list
+        .iter()
+        .map(|(pod, _)| &**pod)
+        .filter(|p| {
+            !matches!(p.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+        })
+        .collect();
+    if let Err(error) = shared.cgroups.share(&alive) {
+        tracing::warn!(%error, "the burstable pods cannot be given their share of the CPU");
+    }
     let running = |view: &crate::actor::View| {
         view.observed.containers.iter().filter(|c| c.state == ContainerState::Running).count()
     };
@@ -87,6 +97,12 @@ pub fn choose(mut candidates: Vec<Candidate>, to_free_bytes: u64, now: i64) -> V
     chosen
 }
 
+/// Whether an image could not be pulled again: the sandboxes' image, and what was imported. containerd before 1.7
+/// does not tell what is pinned.
+fn made_here(image: &v1::Image) -> bool {
+    image.repo_tags.iter().any(|name| name.starts_with(cri::image::LOCAL_REGISTRY))
+}
+
 async fn collect_images(shared: &Shared, api: &dyn ImageApi, used: &BTreeSet<String>) {
     let now = client::now().as_second();
     {
@@ -99,6 +115,7 @@ async fn collect_images(shared: &Shared, api: &dyn ImageApi, used: &BTreeSet<Str
     let (Ok(images), Ok(info)) = (api.list_images().await, api.image_fs_info().await) else { return };
     let in_use = |image: &v1::Image| {
         image.pinned
+            || made_here(image)
             || used.contains(&image.id)
             || image.repo_digests.iter().chain(&image.repo_tags).any(|n| used.contains(n))
     };
@@ -144,6 +161,13 @@ async fn collect_images(shared: &Shared, api: &dyn ImageApi, used: &BTreeSet<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_registry_has_is_kept() {
+        let image = |tag: &str| v1::Image { repo_tags: vec![tag.to_owned()], ..Default::default() };
+        assert!(made_here(&image(cri::image::PAUSE_IMAGE)));
+        assert!(!made_here(&image("docker.io/library/nginx:1")));
+    }
 
     #[test]
     fn the_longest_unused_go_first_and_young_ones_stay() {

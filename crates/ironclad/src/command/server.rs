@@ -57,32 +57,41 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     component::apiserver::write_kubeconfigs(&args.data, &server, &node_name)?;
     tracing::info!(url = %server.url(), ms = begin.elapsed().as_millis(), "the API server is ready");
 
-    let client = |name: &str, groups: &[&str]| server.client(User::component(name, groups));
+    let client = |agent: &'static str, name: &str, groups: &[&str]| {
+        as_component(&server, agent, User::component(name, groups))
+    };
     let root_ca = server.pki().ca.identity.certificate_pem.clone();
     let mut parts = Parts::new(shutdown.clone());
 
-    let (addresses, to_api, token) =
-        (args.addresses.clone(), client("system:kube-controller-manager", &[]), shutdown.clone());
+    let (addresses, to_api, token) = (
+        args.addresses.clone(),
+        client("kube-controller-manager", "system:kube-controller-manager", &[]),
+        shutdown.clone(),
+    );
     let as_account = service_accounts(&server);
     parts.start("kube-controller-manager", async move {
         component::controller_manager::serve(to_api, as_account, &addresses, root_ca, token).await
     });
 
-    let (to_api, token) = (client("system:kube-scheduler", &[]), shutdown.clone());
+    let (to_api, token) = (client("kube-scheduler", "system:kube-scheduler", &[]), shutdown.clone());
     parts.start("kube-scheduler", async move {
         scheduler::run(to_api, scheduler::Config::default(), token).await;
         Ok(())
     });
 
-    let (addresses, name, to_api, token) =
-        (args.addresses.clone(), node_name.clone(), client("system:kube-proxy", &[]), shutdown.clone());
+    let (addresses, name, to_api, token) = (
+        args.addresses.clone(),
+        node_name.clone(),
+        client("kube-proxy", "system:kube-proxy", &[]),
+        shutdown.clone(),
+    );
     parts.start("kube-proxy", async move {
         component::proxy::serve(to_api, &addresses, name, node_ip, token).await
     });
 
-    let admin = client("system:admin", &[User::MASTERS]);
+    let admin = client("ironclad", "system:admin", &[User::MASTERS]);
     addons::allow_dns(admin.clone()).await?;
-    let informers = client::Informers::new(client(addons::DNS_USER, &addons::DNS_GROUPS));
+    let informers = client::Informers::new(client("coredns", addons::DNS_USER, &addons::DNS_GROUPS));
     let dns = dns::Config {
         listen: vec![SocketAddr::new(node_ip, args.dns_port)],
         domain: args.addresses.cluster_domain.clone(),
@@ -97,7 +106,7 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let supervisor = runtime.await.context("starting containerd")??;
     // not before the runtime: without it there is no node, and whoever started us must hear why
     notify::ready();
-    let to_api = client(&format!("system:node:{node_name}"), &["system:nodes"]);
+    let to_api = client("kubelet", &format!("system:node:{node_name}"), &["system:nodes"]);
     component::kubelet::start(
         &mut parts,
         component::kubelet::Setup {
@@ -127,8 +136,13 @@ fn service_accounts(server: &Arc<ApiServer>) -> client::identity::ClientFor {
     Arc::new(move |account| {
         let name = format!("system:serviceaccount:kube-system:{account}");
         let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
-        server.client(User::component(&name, &groups))
+        as_component(&server, "kube-controller-manager", User::component(&name, &groups))
     })
+}
+
+/// The in-memory client of a component; `agent` is what the audit log and `managedFields` call it.
+fn as_component(server: &ApiServer, agent: &'static str, user: User) -> client::Client {
+    client::in_memory(server.in_memory(user), agent).expect("a plain word is a header value")
 }
 
 /// What runs beside the API server.
