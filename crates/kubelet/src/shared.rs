@@ -56,6 +56,11 @@ pub trait PodCgroups: Send + Sync + 'static {
     /// # Errors
     /// What the kernel says, for instance that a process is left.
     fn remove(&self, pod: &Pod) -> std::io::Result<()>;
+    /// Gives the burstable pods together what they request of the CPU.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn share(&self, pods: &[&Pod]) -> std::io::Result<()>;
 }
 
 /// No cgroups of our own: the runtime uses its default parent.
@@ -71,6 +76,10 @@ impl PodCgroups for NoCgroups {
     }
 
     fn remove(&self, _: &Pod) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn share(&self, _: &[&Pod]) -> std::io::Result<()> {
         Ok(())
     }
 }

@@ -329,6 +329,10 @@ impl PodCgroups for Cgroups {
     fn remove(&self, pod: &Pod) -> io::Result<()> {
         Self::remove(self, &pod_cgroup(pod))
     }
+
+    fn share(&self, pods: &[&Pod]) -> io::Result<()> {
+        self.update_burstable(pods.iter().copied())
+    }
 }
 
 /// The cgroup of a pod, which is what the runtime is given as the parent of its containers'.
