@@ -190,7 +190,10 @@ impl Resources {
         let call = self.call(target, &context, &parts, &query, &accepted, &info.subresource);
         let answer = call.serve(body).await;
         let mut response = answer.unwrap_or_else(|e| failure(&accepted, &e));
-        let warnings = call.warnings.take();
+        let mut warnings = call.warnings.take();
+        if let Some(deprecated) = respond::deprecation(&target.info.gvk) {
+            warnings.insert(0, deprecated);
+        }
         if !warnings.is_empty() {
             respond::add_warnings(&mut response, warnings);
         }

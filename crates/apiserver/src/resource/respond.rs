@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use kinds::Info;
-use meta::{ApiError, Status, Time};
+use meta::{ApiError, GroupVersionKind, Status, Time};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -194,6 +194,25 @@ pub fn list_meta(revision: u64, continue_token: Option<&str>, remaining: Option<
     }
     out.push('}');
     out
+}
+
+/// Kinds that are served but given up: since which minor release of v1, and for what.
+static DEPRECATED: [(GroupVersionKind, u32, GroupVersionKind); 1] = [(
+    GroupVersionKind::of("", "v1", "Endpoints"),
+    33,
+    GroupVersionKind::of("discovery.k8s.io", "v1", "EndpointSlice"),
+)];
+
+/// What every answer about a deprecated kind warns of.
+pub fn deprecation(gvk: &GroupVersionKind) -> Option<String> {
+    let (_, minor, instead) = DEPRECATED.iter().find(|(kind, ..)| kind == gvk)?;
+    Some(format!(
+        "{} {} is deprecated in v1.{minor}+; use {} {}",
+        gvk.api_version(),
+        gvk.kind,
+        instead.api_version(),
+        instead.kind
+    ))
 }
 
 /// Adds `Warning` headers (RFC 7234, code 299), up to upstream's bound.

@@ -105,6 +105,9 @@ async fn field_validation_refuses_warns_or_ignores() {
     let ignored =
         api.raw("POST", &format!("{MAPS}?fieldValidation=Ignore"), &[("content-type", JSON)], body).await;
     assert_eq!((ignored.status().as_u16(), ignored.headers().get("warning")), (201, None));
+    let given_up = api.raw("GET", "/api/v1/namespaces/a/endpoints", &[], "").await;
+    let why = "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"";
+    assert_eq!(given_up.headers()["warning"], why);
 }
 
 #[tokio::test]
