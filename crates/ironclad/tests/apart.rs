@@ -9,6 +9,20 @@ use testkit::{Kubectl, network, until};
 const IRONCLAD: &str = env!("CARGO_BIN_EXE_ironclad");
 const SOON: Duration = Duration::from_secs(90);
 
+/// Pods that go as far as asking for an image that is not there: no registry is waited for.
+const PAUSE: &str = r"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: pause}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: pause}}
+  template:
+    metadata: {labels: {app: pause}}
+    spec:
+      containers: [{name: c, image: ironclad.local/absent:1, imagePullPolicy: Never}]
+";
+
 /// Components of one data directory; ended, and their traces removed, when dropped.
 struct Apart {
     directory: tempfile::TempDir,
@@ -61,17 +75,13 @@ fn components_apart_make_the_same_cluster() {
         let seen = k.run("wait --for=condition=Ready node --all --timeout=1s");
         if seen.success { Ok(()) } else { Err(seen.stderr) }
     });
-    k.run("create deployment pause --image=ironclad.local/absent:1 --replicas=2").ok();
+    k.apply(PAUSE);
     // the deployment, replica set, scheduler and kubelet have all done their part when the image is asked for
     until("the pods ask for their image", SOON, || {
         let seen = k.run(
             "get pods -l app=pause -o jsonpath={.items[*].status.containerStatuses[0].state.waiting.reason}",
         );
-        let waits = seen
-            .stdout
-            .split(' ')
-            .filter(|r| r.starts_with("ErrImage") || r.starts_with("ImagePull"))
-            .count();
+        let waits = seen.stdout.split(' ').filter(|r| r.starts_with("ErrImageNeverPull")).count();
         if waits == 2 { Ok(()) } else { Err(format!("{seen:?}")) }
     });
     for lease in ["kube-controller-manager", "kube-scheduler"] {

@@ -72,10 +72,7 @@ fn without_node_software_it_says_how_to_get_it() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ironclad"));
     command.args(["server", "--data-dir"]).arg(dir.path()).env("PATH", "/nonexistent");
     let said = refused_as(&mut command);
-    assert!(
-        said.contains("containerd is not installed") && said.contains("apt-get install containerd"),
-        "{said}"
-    );
+    assert!(said.contains("is not installed") && said.contains("apt-get install"), "{said}");
 }
 
 #[test]
