@@ -64,8 +64,9 @@ fn wait(
         }
         if let Some(status) = child.try_wait()? {
             let text = logged()?;
-            let last = text.lines().last().unwrap_or("it logged nothing");
-            bail!("the server ended ({status}): {}", last.trim_start_matches("ironclad: "));
+            let why = text.lines().rev().find_map(|l| l.strip_prefix("ironclad: "));
+            let why = why.or(text.lines().last()).unwrap_or("it logged nothing");
+            bail!("the server ended ({status}): {why}");
         }
         if Instant::now() > deadline {
             drop(child.kill());

@@ -3,6 +3,7 @@
 mod admission;
 mod audit;
 pub mod authenticate;
+mod coalesce;
 mod discovery;
 mod health;
 mod indexes;

@@ -2,6 +2,7 @@
 
 use super::Front;
 use super::authenticate::Peer;
+use super::coalesce::Coalesce;
 use crate::request::{BoxError, Request};
 use auth::pki::Identity;
 use auth::x509;
@@ -175,6 +176,9 @@ async fn connection(
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.acceptor.accept(stream)).await??;
     let peer = Arc::new(tls.peer(stream.get_ref().1.peer_certificates()));
+    // only HTTP/2 is flushed again when woken, and only it has many streams; HTTP/1.1 may become a raw stream
+    let many = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    let stream = Coalesce::new(stream, many);
     let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let (front, peer) = (front.clone(), peer.clone());
         async move {
