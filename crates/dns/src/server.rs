@@ -26,7 +26,7 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// `cluster.local`.
     pub domain: String,
-    /// Its name servers answer for other domains; read anew when it changes is not needed: it is the node's.
+    /// Its name servers answer for other domains; read once, at start.
     pub resolv_conf: PathBuf,
     /// Addresses under which this server is known: never forwarded to.
     pub own: Vec<IpAddr>,

@@ -20,8 +20,8 @@ const GROUP_BYTES: usize = 8 * 1024 * 1024;
 pub(super) enum Job {
     Write(Write, oneshot::Sender<Result<Written, StoreError>>),
     Compact(Revision, oneshot::Sender<Result<(), StoreError>>),
-    /// Some key's time has come.
-    Expire,
+    /// Some key's time has come; answered when what was due is gone.
+    Expire(oneshot::Sender<()>),
 }
 
 /// The thread ends when the last sender is gone.
@@ -65,12 +65,11 @@ async fn expire(mut expiries: watch::Receiver<Option<u64>>, jobs: mpsc::WeakSend
             changed = expiries.changed() => if changed.is_err() { return },
             () = wait => {
                 let Some(jobs) = jobs.upgrade() else { return };
-                if jobs.send(Job::Expire).await.is_err() {
+                let (done, gone) = oneshot::channel();
+                if jobs.send(Job::Expire(done)).await.is_err() || gone.await.is_err() {
                     return;
                 }
-                if expiries.changed().await.is_err() {
-                    return;
-                }
+                // the timer's clock may run ahead of the wall's: then nothing was due, and the next turn waits again
             }
         }
     }
@@ -110,7 +109,7 @@ fn run_group(shared: &Shared, group: Vec<Job>) {
                 commit(shared, std::mem::take(&mut staged));
                 drop(done.send(compact(shared, revision)));
             }
-            Job::Expire => {
+            Job::Expire(done) => {
                 commit(shared, std::mem::take(&mut staged));
                 let due = shared.index.write().expired(unix_now());
                 for (key, revision) in due {
@@ -119,6 +118,9 @@ fn run_group(shared: &Shared, group: Vec<Job>) {
                         tracing::warn!(%error, "could not remove a key whose time to live is over");
                     }
                 }
+                commit(shared, std::mem::take(&mut staged));
+                // nobody waits when the store closes
+                let _ = done.send(());
             }
         }
     }
