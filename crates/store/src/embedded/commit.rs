@@ -66,7 +66,10 @@ async fn expire(mut expiries: watch::Receiver<Option<u64>>, jobs: mpsc::WeakSend
             () = wait => {
                 let Some(jobs) = jobs.upgrade() else { return };
                 let (done, gone) = oneshot::channel();
-                if jobs.send(Job::Expire(done)).await.is_err() || gone.await.is_err() {
+                let sent = jobs.send(Job::Expire(done)).await;
+                // the commit thread ends with the last sender: none may be held while waiting for it
+                drop(jobs);
+                if sent.is_err() || gone.await.is_err() {
                     return;
                 }
                 // the timer's clock may run ahead of the wall's: then nothing was due, and the next turn waits again
