@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use crate::reference::{Reference, ReferenceError};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
@@ -24,6 +25,8 @@ pub const PINNED_LABEL: &str = "io.cri-containerd.pinned=pinned";
 pub enum ImageError {
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error("{0:?} names no image: {1}")]
+    Name(String, ReferenceError),
     #[error("cannot build the image archive: {0}")]
     Archive(#[from] io::Error),
     #[error("cannot run {command}: {source}")]
@@ -56,7 +59,7 @@ pub struct ImageBuilder {
 }
 
 impl ImageBuilder {
-    /// An empty image; `name` is a full reference, such as `ironclad.local/demo:1`.
+    /// An empty image. Its `name` is one as in a pod; where it tells no registry, it is `docker.io`'s.
     pub fn new(name: &str) -> Self {
         Self { name: name.to_owned(), ..Self::default() }
     }
@@ -138,7 +141,7 @@ impl ImageBuilder {
     /// The archive: an OCI image layout as a tar, which `ctr images import` and `docker load` take.
     ///
     /// # Errors
-    /// If a path is too long for a tar archive.
+    /// If the name is no name of an image, or a path is too long for a tar archive.
     pub fn build(&self) -> Result<Vec<u8>, ImageError> {
         let layer = self.layer()?;
         let layer_digest = digest(&layer);
@@ -153,11 +156,12 @@ impl ImageBuilder {
         .into_bytes();
         let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
         entry["platform"] = json!({ "architecture": architecture(), "os": "linux" });
-        // containerd takes the whole name from its own annotation, other tools the tag from the standard one
-        let tag = self.name.rsplit_once(':').map_or("latest", |(_, tag)| tag);
+        // containerd takes the whole name from its own annotation, other tools the tag from the standard one;
+        // the runtime looks for the name with its registry, also where none is told
+        let name = Reference::parse(&self.name).map_err(|why| ImageError::Name(self.name.clone(), why))?;
         entry["annotations"] = json!({
-            "io.containerd.image.name": self.name,
-            "org.opencontainers.image.ref.name": tag,
+            "io.containerd.image.name": name.to_string(),
+            "org.opencontainers.image.ref.name": name.tag.unwrap_or("latest"),
         });
         let index = json!({
             "schemaVersion": 2,

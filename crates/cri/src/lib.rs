@@ -2,7 +2,8 @@
 //!
 //! [`RuntimeApi`] and [`ImageApi`] are the Container Runtime Interface v1 as the kubelet uses it;
 //! [`Runtime`] speaks it over a unix socket. [`containerd`] starts and finds a containerd of our own,
-//! [`image`] builds and imports images without a registry, [`fake`] is a runtime in memory for tests.
+//! [`image`] builds and imports images without a registry, [`reference`] reads their names,
+//! [`fake`] is a runtime in memory for tests.
 
 mod api;
 mod client;
@@ -12,6 +13,7 @@ mod events;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
 pub mod image;
+pub mod reference;
 
 pub use api::{EventStream, ImageApi, RuntimeApi};
 pub use client::{

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
+use cri::reference::Reference;
 use cri::{ImageApi, v1};
 use k8s_openapi::api::core::v1::Secret;
 use parking_lot::Mutex;
@@ -243,75 +244,10 @@ fn classify(image: &str, text: &str) -> StartError {
 /// # Errors
 /// A name that is no image reference, in the registry library's words.
 pub fn default_tag(image: &str) -> Result<String, String> {
-    let fail = |why: &str| Err(format!("couldn't parse image name {image:?}: {why}"));
-    let (name, digest) = match image.split_once('@') {
-        Some((name, digest)) => (name, Some(digest)),
-        None => (image, None),
-    };
-    let slash = name.rfind('/').map_or(0, |i| i + 1);
-    let (path, tag) = match name[slash..].split_once(':') {
-        Some((_, tag)) => (&name[..name.len() - tag.len() - 1], Some(tag)),
-        None => (name, None),
-    };
-    let word = |s: &str, extra: &[char]| {
-        !s.is_empty() && s.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || extra.contains(&c))
-    };
-    let mut parts: Vec<&str> = path.split('/').collect();
-    let has_domain = parts.len() > 1
-        && (parts[0].contains(['.', ':']) || parts[0] == "localhost" || parts[0] != parts[0].to_lowercase());
-    if has_domain {
-        let host = parts.remove(0);
-        if !host.chars().all(|c| c.is_ascii_alphanumeric() || ".:-[]_".contains(c)) {
-            return fail("invalid reference format");
-        }
-    }
-    let repository = parts.join("/");
-    let lower = repository.to_lowercase();
-    let valid = |p: &str| {
-        word(p, &['.', '_', '-']) && !p.starts_with(['.', '_', '-']) && !p.ends_with(['.', '_', '-'])
-    };
-    if repository != lower && lower.split('/').all(valid) {
-        let name = qualified(&repository, has_domain);
-        return fail(&format!("invalid reference format: repository name ({name}) must be lowercase"));
-    }
-    let tag_ok = tag.is_none_or(|t| {
-        !t.is_empty()
-            && t.len() <= 128
-            && t.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-            && !t.starts_with(['.', '-'])
-    });
-    let digest_ok = digest.is_none_or(|d| {
-        d.split_once(':').is_some_and(|(kind, hex)| {
-            !kind.is_empty() && hex.len() >= 32 && hex.chars().all(|c| c.is_ascii_hexdigit())
-        })
-    });
-    if !repository.split('/').all(valid) || !tag_ok || !digest_ok {
-        return fail("invalid reference format");
-    }
-    Ok(if tag.is_none() && digest.is_none() { format!("{image}:latest") } else { image.to_owned() })
-}
-
-fn qualified(repository: &str, has_domain: bool) -> String {
-    if has_domain || repository.contains('/') {
-        repository.to_owned()
-    } else {
-        format!("library/{repository}")
-    }
-}
-
-/// The registry and repository of an image, with the default ones filled in.
-fn registry_path(image: &str) -> String {
-    let name = image.split('@').next().unwrap_or(image);
-    let slash = name.rfind('/').map_or(0, |i| i + 1);
-    let name = match name[slash..].find(':') {
-        Some(colon) => &name[..slash + colon],
-        None => name,
-    };
-    match name.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => name.to_owned(),
-        Some(_) => format!("docker.io/{name}"),
-        None => format!("docker.io/library/{name}"),
-    }
+    let name =
+        Reference::parse(image).map_err(|why| format!("couldn't parse image name {image:?}: {why}"))?;
+    let whole = name.tag.is_some() || name.digest.is_some();
+    Ok(if whole { image.to_owned() } else { format!("{image}:latest") })
 }
 
 #[derive(serde::Deserialize, Default)]
@@ -334,7 +270,7 @@ struct DockerAuth {
 
 /// The credentials of the secrets that fit the image, the closest first.
 pub fn credentials_for(image: &str, secrets: &[&Secret]) -> Vec<v1::AuthConfig> {
-    let path = registry_path(image);
+    let Ok(path) = Reference::parse(image).map(|name| name.repository()) else { return Vec::new() };
     let mut found: Vec<(usize, v1::AuthConfig)> = Vec::new();
     for secret in secrets {
         let data = secret.data.as_ref();
@@ -460,7 +396,7 @@ mod tests {
         }
         check(&auths, "busybox:1", &["hub"]);
         check(&auths, "reg.example.com/team/x:1", &["b", "a", "c"]);
-        check(&auths, "other.example.com/x@sha256:0", &["c"]);
+        check(&auths, "other.example.com/x", &["c"]);
         check(&auths, "quay.io/x", &[]);
     }
 
