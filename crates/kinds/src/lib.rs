@@ -29,6 +29,7 @@ pub mod persistent_volume_claim;
 pub mod pod_disruption_budget;
 pub mod pod_spec;
 pub mod priority_class;
+pub mod quota;
 pub mod rbac;
 pub mod resource_quota;
 pub mod resources;

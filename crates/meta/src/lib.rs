@@ -6,11 +6,13 @@
 pub mod error;
 pub mod field;
 pub mod gvk;
+pub mod node_selector;
 mod object_meta;
 pub mod pod;
 pub mod quantity;
 pub mod selector;
 mod selector_parse;
+pub mod taints;
 pub mod validation;
 
 pub use error::{ApiError, Reason};

@@ -2,8 +2,11 @@
 //! QoS class.
 
 use crate::quantity::Quantity;
-use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerStatus, EphemeralContainer, Pod, PodSpec, ResourceRequirements,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Amounts by resource name.
@@ -132,6 +135,42 @@ pub fn pod_limits(spec: &PodSpec) -> Resources {
     total
 }
 
+/// The pod's spec with what its containers hold while a resize is under way: of what is asked, allocated and in force
+/// the most, or of the latter two where the node cannot grant the change (KEP-1287). None where there is no spec.
+pub fn effective_spec(pod: &Pod) -> Option<Cow<'_, PodSpec>> {
+    let spec = pod.spec.as_ref()?;
+    let status = pod.status.as_ref();
+    let main = status.and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
+    let init = status.and_then(|s| s.init_container_statuses.as_deref()).unwrap_or_default();
+    if main.iter().chain(init).all(|s| s.resources.is_none()) {
+        return Some(Cow::Borrowed(spec));
+    }
+    let pending = status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let infeasible = pending
+        .into_iter()
+        .find(|c| c.type_ == "PodResizePending")
+        .is_some_and(|c| c.reason.as_deref() == Some("Infeasible"));
+    let mut spec = spec.clone();
+    let resized = |container: &mut Container, statuses: &[ContainerStatus]| {
+        let Some(status) = statuses.iter().find(|s| s.name == container.name) else { return };
+        let Some(actual) = &status.resources else { return };
+        let asked = container.resources.get_or_insert_default();
+        let most = |lists: &[Option<&ApiResources>]| {
+            let mut most = Resources::new();
+            lists.iter().for_each(|list| raise(&mut most, &amounts(*list)));
+            Some(most.into_iter().map(|(name, q)| (name, q.to_api())).collect())
+        };
+        let allocated = status.allocated_resources.as_ref();
+        asked.requests =
+            most(&[asked.requests.as_ref().filter(|_| !infeasible), actual.requests.as_ref(), allocated]);
+        asked.limits = most(&[asked.limits.as_ref().filter(|_| !infeasible), actual.limits.as_ref()]);
+    };
+    spec.containers.iter_mut().for_each(|c| resized(c, main));
+    let sidecars = spec.init_containers.iter_mut().flatten().filter(|c| is_sidecar(c));
+    sidecars.for_each(|c| resized(c, init));
+    Some(Cow::Owned(spec))
+}
+
 /// The class the pod's status says, else the one its spec gives: `Guaranteed`, `Burstable`, `BestEffort`.
 pub fn qos_class(pod: &Pod) -> &'static str {
     match pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
@@ -207,6 +246,24 @@ mod tests {
         let got: Vec<(String, String)> =
             pod_requests(&spec).into_iter().map(|(n, q)| (n, q.to_string())).collect();
         assert_eq!(got, [("cpu".to_owned(), "1110m".to_owned()), ("memory".to_owned(), "1Gi".to_owned())]);
+    }
+
+    #[test]
+    fn a_resize_under_way_counts_as_the_most_of_it() {
+        let check = |reason: &str, expect: &str| {
+            let pod: Pod = serde_json::from_value(json!({
+                "spec": {"containers": [container("a", json!({"cpu": "2"}), json!({}))]},
+                "status": {
+                    "conditions": [{"type": "PodResizePending", "status": "True", "reason": reason}],
+                    "containerStatuses": [{"name": "a", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                        "allocatedResources": {"cpu": "1"}, "resources": {"requests": {"cpu": "500m"}}}]},
+            }))
+            .expect("a pod");
+            let spec = effective_spec(&pod).expect("a spec");
+            assert_eq!(pod_requests(&spec)["cpu"].to_string(), expect);
+        };
+        check("Deferred", "2");
+        check("Infeasible", "1");
     }
 
     #[test]
