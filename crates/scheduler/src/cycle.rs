@@ -207,7 +207,7 @@ pub fn schedule(
         Prepared::Refused(plugin, refusal) => {
             error.plugins.insert(plugin);
             error.pre_filter = Some(refusal.reasons.join(", "));
-            error.post_filter = Some(format!("preemption: {}", preemption::not_helpful(all)));
+            error.post_filter = Some(no_help(&preemption::not_helpful(all)));
             return Err(error);
         }
     };
@@ -269,7 +269,7 @@ pub fn schedule(
         error.nodes = refused;
         match preemption::evaluate(cluster, pod, &filters, &error.nodes) {
             Ok(candidate) => error.preemption = Some(candidate),
-            Err(why) => error.post_filter = Some(format!("preemption: {why}")),
+            Err(why) => error.post_filter = Some(no_help(&why)),
         }
         return Err(error);
     }
@@ -278,6 +278,12 @@ pub fn schedule(
         many => best(profile, cluster, pod, many, turn.dice),
     };
     Ok(Placement { node, evaluated, feasible: feasible.len() })
+}
+
+/// What upstream's post-filter plugins say, in their order, when none of them found a way out: DynamicResources
+/// of a pod without claims, then DefaultPreemption.
+fn no_help(preemption: &str) -> String {
+    format!("no new claims to deallocate, preemption: {preemption}")
 }
 
 /// The node with the highest sum of weighted scores.
@@ -336,12 +342,12 @@ mod tests {
         check(
             &one,
             &pod("p", cpu("5")),
-            "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
+            "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
         );
         check(
             &cluster(&[("a", json!({}))], &[("a", pod("q", cpu("3")))]),
             &pod("p", cpu("2")),
-            "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
+            "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
         );
         check(
             &cluster(
@@ -353,12 +359,12 @@ mod tests {
                 &[],
             ),
             &pod("p", json!({})),
-            "0/3 nodes are available: 1 Too many pods, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.",
+            "0/3 nodes are available: 1 Too many pods, 1 node(s) had untolerated taint(s), 1 node(s) were unschedulable. no new claims to deallocate, preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.",
         );
         check(
             &one,
             &pod("p", json!({"nodeSelector": {"disk": "ssd"}})),
-            "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
+            "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. no new claims to deallocate, preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.",
         );
         check(
             &one,
@@ -366,7 +372,7 @@ mod tests {
                 "p",
                 json!({"containers": [{"resources": {"requests": {"example.com/gpu": "1"}}}], "preemptionPolicy": "Never"}),
             ),
-            "0/1 nodes are available: 1 Insufficient example.com/gpu. preemption: not eligible due to preemptionPolicy=Never.",
+            "0/1 nodes are available: 1 Insufficient example.com/gpu. no new claims to deallocate, preemption: not eligible due to preemptionPolicy=Never.",
         );
     }
 
@@ -402,7 +408,7 @@ mod tests {
         check(
             &c,
             &to("z"),
-            "0/2 nodes are available: 2 node(s) didn't satisfy plugin(s) [NodeAffinity]. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.",
+            "0/2 nodes are available: 2 node(s) didn't satisfy plugin(s) [NodeAffinity]. no new claims to deallocate, preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling.",
         );
     }
 
@@ -414,7 +420,7 @@ mod tests {
         check(
             &c,
             &pod("p", port("")),
-            "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
+            "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.",
         );
     }
 
@@ -444,7 +450,7 @@ mod tests {
         check(
             &cluster(&zones(), &[]),
             &near,
-            "0/3 nodes are available: 3 node(s) didn't match pod affinity rules. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.",
+            "0/3 nodes are available: 3 node(s) didn't match pod affinity rules. no new claims to deallocate, preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling.",
         );
         // the first of a group that seeks its own kind may start
         let first = pod("self", affinity("podAffinity", term("zone", "self")));

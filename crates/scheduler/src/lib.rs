@@ -6,7 +6,6 @@ pub mod core;
 pub mod cycle;
 pub mod framework;
 pub mod node;
-pub mod node_selector;
 pub mod plugins;
 pub mod pod;
 pub mod preemption;
@@ -17,6 +16,7 @@ pub mod snapshot;
 pub mod testing;
 
 pub use cycle::{FitError, Placement, Profile, Turn, schedule};
+pub use meta::node_selector;
 pub use pod::PodInfo;
 pub use shell::{Config, run};
 pub use snapshot::Snapshot;

@@ -231,7 +231,7 @@ mod tests {
         let error = schedule(&default_profile(), &c, &waiting, Turn::default()).unwrap_err();
         assert_eq!(
             error.message(),
-            "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to a terminating pod on the nominated node."
+            "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: not eligible due to a terminating pod on the nominated node."
         );
     }
 

@@ -108,7 +108,7 @@ async fn schedules_explains_and_preempts() {
     assert_eq!((status.as_str(), reason.as_str()), ("False", "Unschedulable"));
     assert_eq!(
         message,
-        "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
+        "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
     );
     assert_eq!(until("the event", || event("FailedScheduling")).await, message);
 

@@ -97,7 +97,7 @@ async fn pods_are_bound_and_those_that_wait_are_told_why() {
         pod["status"]["conditions"][0].clone()
     };
     until("the condition", || condition()["reason"] == "Unschedulable").await;
-    let message = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+    let message = "0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
     assert_eq!((&condition()["status"], &condition()["message"]), (&json!("False"), &json!(message)));
     until("the event", || event(&api, "FailedScheduling").as_deref() == Some(message)).await;
 

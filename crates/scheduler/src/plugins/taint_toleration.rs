@@ -12,26 +12,12 @@ pub struct TaintToleration;
 
 /// Whether any of the tolerations tolerates the taint.
 pub fn tolerates(tolerations: &[Toleration], taint: &Taint) -> bool {
-    tolerations.iter().any(|t| {
-        let key = t.key.as_deref().unwrap_or("");
-        let effect = t.effect.as_deref().unwrap_or("");
-        if (!key.is_empty() && key != taint.key) || (!effect.is_empty() && effect != taint.effect) {
-            return false;
-        }
-        match t.operator.as_deref().unwrap_or("") {
-            "Exists" => true,
-            "" | "Equal" => t.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""),
-            _ => false,
-        }
-    })
+    tolerations.iter().any(|t| meta::taints::tolerates(t, taint))
 }
 
 /// Whether a taint that keeps pods away is not tolerated.
 pub fn is_kept_away(tolerations: &[Toleration], taints: &[Taint]) -> bool {
-    taints
-        .iter()
-        .filter(|t| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute"))
-        .any(|t| !tolerates(tolerations, t))
+    !meta::taints::all_tolerated(tolerations, taints, &["NoSchedule", "NoExecute"])
 }
 
 #[derive(Clone)]
