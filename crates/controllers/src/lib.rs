@@ -4,12 +4,15 @@
 //! alone has queues, workers, retries and requests. What is level-triggered stays so: a change says which key to look
 //! at, never what to do.
 
+mod children;
 pub mod clusterrole;
 pub mod controller;
+pub mod daemonset;
 pub mod deployment;
 mod discovery;
 pub mod endpoints;
 pub mod gc;
+mod history;
 pub mod metrics;
 pub mod namespace;
 pub mod node;
@@ -21,6 +24,8 @@ mod runner;
 pub mod serviceaccount;
 #[cfg(test)]
 mod sim;
+pub mod statefulset;
+mod template;
 pub mod world;
 
 pub use controller::{Controller, Watches};
@@ -101,6 +106,10 @@ async fn run_all(client: Client, config: Config, shutdown: CancellationToken) {
     tasks.spawn(own("deployment-controller").run(deployment::Deployments, n));
     tasks.spawn(own("replicaset-controller").run(replicaset::ReplicaSets, n));
     tasks.spawn(own("replication-controller").run(replicaset::ReplicationControllers, n));
+    tasks.spawn(
+        shell("daemon-set-controller", "daemonset-controller").run(daemonset::DaemonSets::default(), n),
+    );
+    tasks.spawn(own("statefulset-controller").run(statefulset::StatefulSets, n));
     tasks.spawn(own("endpoint-controller").run(endpoints::LegacyEndpoints, n));
     let slices = shell("endpointslice-controller", "endpoint-slice-controller");
     tasks.spawn(slices.run(endpoints::EndpointSlices, n));

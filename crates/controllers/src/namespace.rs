@@ -339,7 +339,7 @@ async fn empty_one(
                     grace_seconds: None,
                 },
                 then: None,
-                otherwise: None,
+                otherwise: Vec::new(),
                 tolerate: &[NOT_FOUND, "MethodNotAllowed"],
             };
             shell.request(&op).await.map_err(|f| f.message)?;

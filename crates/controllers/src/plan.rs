@@ -156,8 +156,9 @@ pub struct Op {
     pub action: Action,
     /// Recorded if it succeeds; `{name}` stands for the object's name as the server answers it.
     pub then: Option<Note>,
-    /// Recorded if it fails; `{error}` stands for the message.
-    pub otherwise: Option<Note>,
+    /// Recorded if it fails, unless something of its name exists already: the cache will tell whose. `{error}` stands
+    /// for the message.
+    pub otherwise: Vec<Note>,
     /// Failures that count as success.
     pub tolerate: &'static [&'static str],
 }
@@ -224,7 +225,7 @@ impl Op {
             subresource: "",
             action,
             then: None,
-            otherwise: None,
+            otherwise: Vec::new(),
             tolerate: &[],
         }
     }
@@ -276,7 +277,7 @@ impl Op {
     }
 
     pub fn otherwise(mut self, note: Note) -> Self {
-        self.otherwise = Some(note);
+        self.otherwise.push(note);
         self
     }
 

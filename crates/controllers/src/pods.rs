@@ -37,6 +37,17 @@ pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Time> {
     ready_since(pod).map(|t| t + SignedDuration::from_secs(min_ready_seconds.into()))
 }
 
+/// When the next of these ready pods becomes available; at the latest after the whole time.
+pub(crate) fn next_available<'a>(
+    pods: impl IntoIterator<Item = &'a std::sync::Arc<Pod>>,
+    min_ready_seconds: i32,
+    now: Time,
+) -> Time {
+    let at = pods.into_iter().filter_map(|p| available_at(p, min_ready_seconds));
+    let fallback = now + SignedDuration::from_secs(min_ready_seconds.into());
+    at.filter(|t| *t > now).min().unwrap_or(fallback)
+}
+
 /// Ended for good.
 pub fn is_terminal(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")

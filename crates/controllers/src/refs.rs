@@ -47,13 +47,22 @@ where
     O: Resource<DynamicType = ()>,
     K: Resource<DynamicType = ()>,
 {
+    claim_where(owner, |m| matches(selector, m), objects)
+}
+
+/// [`claim`], where more than labels says what belongs.
+pub fn claim_where<O, K>(owner: &O, selected: impl Fn(&ObjectMeta) -> bool, objects: Vec<Arc<K>>) -> Claim<K>
+where
+    O: Resource<DynamicType = ()>,
+    K: Resource<DynamicType = ()>,
+{
     let me = owner.meta();
     let going = me.deletion_timestamp.is_some();
     let mut claim = Claim { claimed: Vec::new(), ops: Vec::new() };
     let mut checked = false;
     for object in objects {
         let m = object.meta();
-        let selected = matches(selector, m);
+        let selected = selected(m);
         match controller_of(m) {
             Some(r) if Some(&r.uid) != me.uid.as_ref() => {}
             Some(_) if selected => claim.claimed.push(object),

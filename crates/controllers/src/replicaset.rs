@@ -1,20 +1,20 @@
 //! ReplicaSets and ReplicationControllers: as many pods as asked for.
 
+use crate::children::{claimable, creation, deletion, owners_and_adopters, pod_from, positive};
 use crate::controller::{Controller, Watches};
-use crate::plan::{Mode, Note, Op, Plan, Step};
+use crate::plan::{Mode, Op, Plan, Step};
 use crate::pods::{deletion_order, is_active, is_available, is_ready, is_terminating, node_name};
-use crate::refs::{claim, controller_of, controller_ref, is_controlled_by, matches};
-use crate::world::{BY_CONTROLLER, ORPHANS, World};
-use client::events::reference;
-use client::{Delta, Informer, Key};
+use crate::refs::{claim, controller_of, is_controlled_by, matches};
+use crate::world::{BY_CONTROLLER, World};
+use client::Key;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::{
     Pod, PodTemplateSpec, ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time as MetaTime};
-use k8s_openapi::jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time as MetaTime;
 use kube::Resource;
 use meta::{LabelSelector, Time};
+use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -28,58 +28,16 @@ impl Controller for ReplicaSets {
     const NAME: &'static str = "replicaset-controller";
 
     fn watches(w: &mut Watches) {
-        w.own(|w| &w.replica_sets)
-            .on(|w| &w.pods, |delta, world| owners(delta, &world.replica_sets, selector_of_set));
+        w.own(|w| &w.replica_sets).on(
+            |w| &w.pods,
+            |delta, world| owners_and_adopters(delta, &world.replica_sets, ReplicaSet::selector),
+        );
     }
 
     fn reconcile(&self, key: &Key, world: &World, now: Time) -> Plan {
         let Some(set) = world.replica_sets.get(key) else { return Plan::idle("the replica set is gone") };
-        let (Some(spec), Some(selector)) = (&set.spec, selector_of_set(&set)) else {
-            return Plan::idle("the selector is not valid");
-        };
-        let template = spec.template.clone().unwrap_or_default();
-        let status = set.status.clone().unwrap_or_default();
-        let owner = Owner {
-            object: &*set,
-            selector,
-            replicas: spec.replicas.unwrap_or(1),
-            min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
-            template,
-            related: related(&set, world),
-            failure: status.conditions.iter().flatten().find(|c| c.type_ == FAILURE).map(|c| Condition {
-                status: c.status.clone(),
-                reason: c.reason.clone().unwrap_or_default(),
-                message: c.message.clone().unwrap_or_default(),
-                since: c.last_transition_time.clone(),
-            }),
-        };
-        let old = (*set).clone();
-        let write = move |counts: &Counts, failure: Option<Condition>| {
-            let mut new = old.clone();
-            let was = old.status.clone().unwrap_or_default();
-            let mut conditions = was.conditions.clone().unwrap_or_default();
-            conditions.retain(|c| c.type_ != FAILURE);
-            conditions.extend(failure.map(|f| ReplicaSetCondition {
-                type_: FAILURE.into(),
-                status: f.status,
-                reason: Some(f.reason),
-                message: Some(f.message),
-                last_transition_time: f.since,
-            }));
-            let status = ReplicaSetStatus {
-                replicas: counts.replicas,
-                fully_labeled_replicas: positive(counts.fully_labeled),
-                ready_replicas: positive(counts.ready),
-                available_replicas: positive(counts.available),
-                terminating_replicas: Some(counts.terminating),
-                observed_generation: old.metadata.generation,
-                conditions: (!conditions.is_empty()).then_some(conditions),
-            };
-            let same = new.status.as_ref() == Some(&status);
-            new.status = Some(status);
-            (!same).then(|| Op::replace_status(&new))
-        };
-        owner.plan(world, now, write)
+        let related = related(&set, world);
+        plan(&*set, related, world, now)
     }
 }
 
@@ -91,7 +49,9 @@ impl Controller for ReplicationControllers {
     fn watches(w: &mut Watches) {
         w.own(|w| &w.replication_controllers).on(
             |w| &w.pods,
-            |delta, world| owners(delta, &world.replication_controllers, selector_of_controller),
+            |delta, world| {
+                owners_and_adopters(delta, &world.replication_controllers, ReplicationController::selector)
+            },
         );
     }
 
@@ -99,97 +59,91 @@ impl Controller for ReplicationControllers {
         let Some(rc) = world.replication_controllers.get(key) else {
             return Plan::idle("the replication controller is gone");
         };
-        let (Some(spec), Some(selector)) = (&rc.spec, selector_of_controller(&rc)) else {
-            return Plan::idle("there is no selector");
-        };
-        let status = rc.status.clone().unwrap_or_default();
-        let owner = Owner {
-            object: &*rc,
-            selector,
-            replicas: spec.replicas.unwrap_or(1),
-            min_ready_seconds: spec.min_ready_seconds.unwrap_or(0),
-            template: spec.template.clone().unwrap_or_default(),
-            related: None,
-            failure: status.conditions.iter().flatten().find(|c| c.type_ == FAILURE).map(|c| Condition {
-                status: c.status.clone(),
-                reason: c.reason.clone().unwrap_or_default(),
-                message: c.message.clone().unwrap_or_default(),
-                since: c.last_transition_time.clone(),
-            }),
-        };
-        let old = (*rc).clone();
-        let write = move |counts: &Counts, failure: Option<Condition>| {
-            let mut new = old.clone();
-            let was = old.status.clone().unwrap_or_default();
-            let mut conditions = was.conditions.clone().unwrap_or_default();
-            conditions.retain(|c| c.type_ != FAILURE);
-            conditions.extend(failure.map(|f| ReplicationControllerCondition {
-                type_: FAILURE.into(),
-                status: f.status,
-                reason: Some(f.reason),
-                message: Some(f.message),
-                last_transition_time: f.since,
-            }));
-            let status = ReplicationControllerStatus {
-                replicas: counts.replicas,
-                fully_labeled_replicas: positive(counts.fully_labeled),
-                ready_replicas: positive(counts.ready),
-                available_replicas: positive(counts.available),
-                observed_generation: old.metadata.generation,
-                conditions: (!conditions.is_empty()).then_some(conditions),
-            };
-            let same = new.status.as_ref() == Some(&status);
-            new.status = Some(status);
-            (!same).then(|| Op::replace_status(&new))
-        };
-        owner.plan(world, now, write)
+        plan(&*rc, None, world, now)
     }
 }
 
-fn positive(n: i32) -> Option<i32> {
-    (n != 0).then_some(n)
+/// What replica sets and replication controllers have in common.
+trait Replicated: Resource<DynamicType = ()> + Serialize + Clone + Send + 'static {
+    /// None where it selects nothing, or is not valid.
+    fn selector(&self) -> Option<LabelSelector>;
+
+    /// Replicas, minReadySeconds and the template.
+    fn wanted(&self) -> Option<(i32, i32, PodTemplateSpec)>;
+
+    /// The condition ReplicaFailure.
+    fn failure(&self) -> Option<Failing>;
+
+    /// The object with these counts and this failure; None where its status says so already.
+    fn with_status(&self, counts: &Counts, failure: Option<Failing>) -> Option<Self>;
 }
 
-pub(crate) fn selector_of_set(set: &ReplicaSet) -> Option<LabelSelector> {
-    let selector = LabelSelector::from_object(&set.spec.as_ref()?.selector).ok()?;
-    (!selector.is_everything()).then_some(selector)
-}
+macro_rules! replicated {
+    ($kind:ident, $status:ident, $condition:ident, $selector:expr, |$counts:ident| { $($field:ident: $value:expr)? }) => {
+        impl Replicated for $kind {
+            fn selector(&self) -> Option<LabelSelector> {
+                $selector(self)
+            }
 
-fn selector_of_controller(rc: &ReplicationController) -> Option<LabelSelector> {
-    let map = rc.spec.as_ref()?.selector.as_ref()?;
-    (!map.is_empty()).then(|| LabelSelector::from_map(map))
-}
+            fn wanted(&self) -> Option<(i32, i32, PodTemplateSpec)> {
+                let spec = self.spec.as_ref()?;
+                let template = spec.template.clone().unwrap_or_default();
+                Some((spec.replicas.unwrap_or(1), spec.min_ready_seconds.unwrap_or(0), template))
+            }
 
-/// The keys a pod's change concerns: its controllers before and after, and who might adopt it.
-fn owners<O: client::informer::Cached + Resource<DynamicType = ()>>(
-    delta: &Delta<Pod>,
-    all: &Informer<O>,
-    selector: fn(&O) -> Option<LabelSelector>,
-) -> Vec<Key> {
-    let namespace = &delta.key.namespace;
-    let mut keys = Vec::new();
-    for pod in [&delta.old, &delta.new].into_iter().flatten() {
-        if let Some(r) = controller_of(&pod.metadata)
-            && r.kind == O::kind(&())
-        {
-            let key = Key { namespace: namespace.clone(), name: r.name.as_str().into() };
-            if !keys.contains(&key) {
-                keys.push(key);
+            fn failure(&self) -> Option<Failing> {
+                let c = self.status.as_ref()?.conditions.iter().flatten().find(|c| c.type_ == FAILURE)?;
+                Some(Failing {
+                    status: c.status.clone(),
+                    reason: c.reason.clone(),
+                    message: c.message.clone(),
+                    since: c.last_transition_time.clone(),
+                })
+            }
+
+            fn with_status(&self, $counts: &Counts, failure: Option<Failing>) -> Option<Self> {
+                let was = self.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
+                let others = was.into_iter().filter(|c| c.type_ != FAILURE);
+                let failure = failure.map(|f| $condition {
+                    type_: FAILURE.into(),
+                    status: f.status,
+                    reason: f.reason,
+                    message: f.message,
+                    last_transition_time: f.since,
+                });
+                let conditions: Vec<_> = others.chain(failure).collect();
+                let status = $status {
+                    replicas: $counts.replicas,
+                    fully_labeled_replicas: positive($counts.fully_labeled),
+                    ready_replicas: positive($counts.ready),
+                    available_replicas: positive($counts.available),
+                    observed_generation: self.metadata.generation,
+                    conditions: (!conditions.is_empty()).then_some(conditions),
+                    $($field: $value,)?
+                };
+                (self.status.as_ref() != Some(&status)).then(|| Self { status: Some(status), ..self.clone() })
             }
         }
-    }
-    if let Some(new) = &delta.new
-        && controller_of(&new.metadata).is_none()
-        && delta.old.as_ref().is_none_or(|old| {
-            old.metadata.labels != new.metadata.labels
-                || old.metadata.owner_references != new.metadata.owner_references
-        })
-    {
-        let adopters = all.by_namespace(namespace);
-        let adopters = adopters.iter().filter(|o| selector(o).is_some_and(|s| matches(&s, &new.metadata)));
-        keys.extend(adopters.map(|o| Key::of(&**o)));
-    }
-    keys
+    };
+}
+
+replicated!(ReplicaSet, ReplicaSetStatus, ReplicaSetCondition, selector_of_set, |counts| {
+    terminating_replicas: Some(counts.terminating)
+});
+replicated!(
+    ReplicationController,
+    ReplicationControllerStatus,
+    ReplicationControllerCondition,
+    |rc: &ReplicationController| {
+        let map = rc.spec.as_ref()?.selector.as_ref()?;
+        (!map.is_empty()).then(|| LabelSelector::from_map(map))
+    },
+    |counts| {}
+);
+
+fn selector_of_set(set: &ReplicaSet) -> Option<LabelSelector> {
+    let selector = LabelSelector::from_object(&set.spec.as_ref()?.selector).ok()?;
+    (!selector.is_everything()).then_some(selector)
 }
 
 /// Active pods per node, of every replica set that has the same controller: pods that share a node go first.
@@ -205,11 +159,12 @@ fn related(set: &ReplicaSet, world: &World) -> Option<HashMap<String, usize>> {
     Some(on_node)
 }
 
+/// The condition ReplicaFailure.
 #[derive(Clone, Debug, PartialEq)]
-struct Condition {
+struct Failing {
     status: String,
-    reason: String,
-    message: String,
+    reason: Option<String>,
+    message: Option<String>,
     since: Option<MetaTime>,
 }
 
@@ -222,70 +177,69 @@ struct Counts {
     terminating: i32,
 }
 
-/// What both kinds have in common.
 struct Owner<'a, O> {
     object: &'a O,
-    selector: LabelSelector,
     replicas: i32,
     min_ready_seconds: i32,
     template: PodTemplateSpec,
     related: Option<HashMap<String, usize>>,
-    failure: Option<Condition>,
 }
 
-impl<O: Resource<DynamicType = ()>> Owner<'_, O> {
-    /// `write`: the status update that says these counts and this failure, if it is not what the status says already.
-    fn plan(
-        &self,
-        world: &World,
-        now: Time,
-        write: impl Fn(&Counts, Option<Condition>) -> Option<Op> + Clone + Send + 'static,
-    ) -> Plan {
-        let meta = self.object.meta();
-        let uid = meta.uid.as_deref().unwrap_or("");
-        let mut pods = world.pods.by_index(BY_CONTROLLER, uid);
-        let orphans = format!("{ORPHANS}{}", meta.namespace.as_deref().unwrap_or(""));
-        let terminating =
-            pods.iter().filter(|p| is_terminating(p) && matches(&self.selector, &p.metadata)).count();
-        pods.extend(world.pods.by_index(BY_CONTROLLER, &orphans));
-        pods.retain(|p| is_active(p));
-        let claim = claim(self.object, &self.selector, pods);
-        let active = claim.claimed;
+fn plan<O: Replicated>(
+    object: &O,
+    related: Option<HashMap<String, usize>>,
+    world: &World,
+    now: Time,
+) -> Plan {
+    let (Some((replicas, min_ready_seconds, template)), Some(selector)) =
+        (object.wanted(), object.selector())
+    else {
+        return Plan::idle("there is no valid selector");
+    };
+    let meta = object.meta();
+    let mut pods = claimable(meta, &world.pods);
+    let terminating = pods.iter().filter(|p| {
+        is_controlled_by(&p.metadata, meta) && is_terminating(p) && matches(&selector, &p.metadata)
+    });
+    let terminating = terminating.count();
+    pods.retain(|p| is_active(p));
+    let claim = claim(object, &selector, pods);
+    let active = claim.claimed;
 
-        let mut plan = Plan::default();
-        for op in claim.ops {
-            plan.op(op);
-        }
-        let counts = self.count(&active, terminating, now);
-        if meta.deletion_timestamp.is_none() {
-            let mut step = self.manage(&active, now);
-            if !step.ops.is_empty() {
-                plan.because(format!("{} pods, {} wanted", active.len(), self.replicas));
-            }
-            let reason = if step.mode == Mode::SlowStart { "FailedCreate" } else { "FailedDelete" };
-            let (known, recover) = (self.failure.clone(), write.clone());
-            step.on_failure = Some(Box::new(move |f| {
-                let new = known.unwrap_or_else(|| Condition {
-                    status: "True".into(),
-                    reason: reason.into(),
-                    message: f.to_string(),
-                    since: Some(MetaTime(now)),
-                });
-                recover(&counts, Some(new)).into_iter().collect()
-            }));
-            plan.step(step);
-        }
-        if let Some(op) = write(&counts, None) {
-            plan.op(op);
-        }
-        if self.min_ready_seconds > 0 && counts.ready != counts.available {
-            let at = active.iter().filter_map(|p| crate::pods::available_at(p, self.min_ready_seconds));
-            let fallback = now + SignedDuration::from_secs(self.min_ready_seconds.into());
-            plan.wake(at.filter(|t| *t > now).min().unwrap_or(fallback));
-        }
-        plan
+    let mut plan = Plan::default();
+    for op in claim.ops {
+        plan.op(op);
     }
+    let owner = Owner { object, replicas, min_ready_seconds, template, related };
+    let counts = owner.count(&active, terminating, now);
+    if meta.deletion_timestamp.is_none() {
+        let mut step = owner.manage(&active, now);
+        if !step.ops.is_empty() {
+            plan.because(format!("{} pods, {replicas} wanted", active.len()));
+        }
+        let reason = if step.mode == Mode::SlowStart { "FailedCreate" } else { "FailedDelete" };
+        let object = object.clone();
+        step.on_failure = Some(Box::new(move |f| {
+            let failing = object.failure().unwrap_or_else(|| Failing {
+                status: "True".into(),
+                reason: Some(reason.into()),
+                message: Some(f.to_string()),
+                since: Some(MetaTime(now)),
+            });
+            object.with_status(&counts, Some(failing)).iter().map(Op::replace_status).collect()
+        }));
+        plan.step(step);
+    }
+    if let Some(new) = object.with_status(&counts, None) {
+        plan.op(Op::replace_status(&new));
+    }
+    if min_ready_seconds > 0 && counts.ready != counts.available {
+        plan.wake(crate::pods::next_available(&active, min_ready_seconds, now));
+    }
+    plan
+}
 
+impl<O: Replicated> Owner<'_, O> {
     fn count(&self, active: &[Arc<Pod>], terminating: usize, now: Time) -> Counts {
         let template = self.template.metadata.as_ref().and_then(|m| m.labels.clone()).unwrap_or_default();
         let template = LabelSelector::from_map(&template);
@@ -304,7 +258,10 @@ impl<O: Resource<DynamicType = ()>> Owner<'_, O> {
     fn manage(&self, active: &[Arc<Pod>], now: Time) -> Step {
         let wanted = usize::try_from(self.replicas).unwrap_or(0);
         if active.len() < wanted {
-            let ops = vec![self.creation(); (wanted - active.len()).min(BURST)];
+            let ops = vec![
+                creation(self.object, &pod_from(self.object, &self.template));
+                (wanted - active.len()).min(BURST)
+            ];
             return Step { ops, mode: Mode::SlowStart, on_failure: None };
         }
         let excess = (active.len() - wanted).min(BURST);
@@ -318,38 +275,8 @@ impl<O: Resource<DynamicType = ()>> Owner<'_, O> {
             let rank = |p: &Pod| on_node.get(node_name(p)).copied().unwrap_or(0);
             order.sort_by(|a, b| deletion_order((a, rank(a)), (b, rank(b)), now));
         }
-        let ops = order.into_iter().take(excess).map(|pod| self.deletion(pod)).collect();
+        let ops = order.into_iter().take(excess).map(|pod| deletion(self.object, pod)).collect();
         Step { ops, mode: Mode::Parallel, on_failure: None }
-    }
-
-    fn creation(&self) -> Op {
-        let meta = self.object.meta();
-        let template = self.template.metadata.clone().unwrap_or_default();
-        let about = reference(self.object);
-        let pod = Pod {
-            metadata: ObjectMeta {
-                namespace: meta.namespace.clone(),
-                generate_name: Some(format!("{}-", meta.name.as_deref().unwrap_or(""))),
-                labels: template.labels,
-                annotations: template.annotations,
-                finalizers: template.finalizers,
-                owner_references: Some(vec![controller_ref(self.object)]),
-                ..Default::default()
-            },
-            spec: self.template.spec.clone(),
-            status: None,
-        };
-        Op::create(&pod)
-            .then(Note::normal(about.clone(), "SuccessfulCreate", "Created pod: {name}"))
-            .otherwise(Note::warning(about, "FailedCreate", "Error creating: {error}"))
-    }
-
-    fn deletion(&self, pod: &Pod) -> Op {
-        let about = reference(self.object);
-        let name = pod.metadata.name.as_deref().unwrap_or("");
-        Op::delete(pod)
-            .then(Note::normal(about.clone(), "SuccessfulDelete", format!("Deleted pod: {name}")))
-            .otherwise(Note::warning(about, "FailedDelete", "Error deleting: {error}"))
     }
 }
 

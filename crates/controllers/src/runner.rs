@@ -2,7 +2,7 @@
 
 use crate::controller::{Controller, Watches};
 use crate::metrics::Metrics;
-use crate::plan::{Action, Failure, Mode, Note, Op, Plan, Step, Target};
+use crate::plan::{ALREADY_EXISTS, Action, Failure, Mode, Note, Op, Plan, Step, Target};
 use crate::world::World;
 use client::{Client, Key, Recorder, WorkQueue};
 use futures::future::join_all;
@@ -177,8 +177,8 @@ impl Shell {
             // All further creations fail in a namespace that is going away, and it is no news.
             Err(f) if f.code == 403 && f.message.contains("because it is being terminated") => Ok(None),
             Err(f) => {
-                if let Some(note) = &op.otherwise {
-                    self.record(note.clone(), "", &f.message);
+                if f.reason != ALREADY_EXISTS {
+                    op.otherwise.iter().for_each(|note| self.record(note.clone(), "", &f.message));
                 }
                 Err(f)
             }

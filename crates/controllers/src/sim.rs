@@ -26,6 +26,10 @@ pub(crate) const KINDS: &[(&str, &str, &str, bool)] = &[
     ("v1", "Event", "events", true),
     ("apps/v1", "ReplicaSet", "replicasets", true),
     ("apps/v1", "Deployment", "deployments", true),
+    ("apps/v1", "DaemonSet", "daemonsets", true),
+    ("apps/v1", "StatefulSet", "statefulsets", true),
+    ("apps/v1", "ControllerRevision", "controllerrevisions", true),
+    ("v1", "PersistentVolumeClaim", "persistentvolumeclaims", true),
     ("coordination.k8s.io/v1", "Lease", "leases", true),
     ("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", true),
     ("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", false),
@@ -221,7 +225,9 @@ impl Sim {
         if op.tolerate.contains(&failure.reason.as_str()) {
             return Ok(());
         }
-        self.notes.extend(op.otherwise.as_ref().map(|n| show(n).replace("{error}", &failure.message)));
+        if failure.reason != crate::plan::ALREADY_EXISTS {
+            self.notes.extend(op.otherwise.iter().map(|n| show(n).replace("{error}", &failure.message)));
+        }
         Err(failure)
     }
 
@@ -244,7 +250,9 @@ impl Sim {
             return self.api.remove("pods", &key.0, &key.1);
         }
         let since = self.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        pod["spec"]["nodeName"] = json!("node");
+        let pinned = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution\
+                      /nodeSelectorTerms/0/matchFields/0/values/0";
+        pod["spec"]["nodeName"] = pod.pointer(pinned).cloned().unwrap_or_else(|| json!("node"));
         pod["status"] = json!({
             "phase": "Running",
             "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": since}],

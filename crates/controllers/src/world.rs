@@ -2,15 +2,16 @@
 
 use crate::plan::Target;
 use client::{Informer, Informers, Key, Options};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+    Affinity, ConfigMap, Endpoints, Namespace, Node, NodeAffinity, PersistentVolumeClaim, Pod,
+    ReplicationController, Service, ServiceAccount, Volume,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 
-/// Index of pods and replica sets by the uid of their controller, [`ORPHANS`] where they have none.
+/// Index of pods, replica sets and revisions by the uid of their controller, [`ORPHANS`] where they have none.
 pub const BY_CONTROLLER: &str = "controller";
 /// Value of [`BY_CONTROLLER`] for objects without a controller, followed by the namespace.
 pub const ORPHANS: &str = "orphans/";
@@ -71,6 +72,10 @@ world! {
         .index(BY_CONTROLLER, controller_of).index(BY_NODE, node_of);
     replica_sets: ReplicaSet = Options::all().index(BY_CONTROLLER, controller_of);
     deployments: Deployment = Options::all();
+    daemon_sets: DaemonSet = Options::all();
+    stateful_sets: StatefulSet = Options::all();
+    controller_revisions: ControllerRevision = Options::all().index(BY_CONTROLLER, controller_of);
+    claims: PersistentVolumeClaim = Options::all();
     replication_controllers: ReplicationController = Options::all();
     services: Service = Options::all();
     endpoints: Endpoints = Options::all();
@@ -90,6 +95,7 @@ impl World {
         self.pods.add_index(BY_CONTROLLER, controller_of);
         self.pods.add_index(BY_NODE, node_of);
         self.replica_sets.add_index(BY_CONTROLLER, controller_of);
+        self.controller_revisions.add_index(BY_CONTROLLER, controller_of);
         self.endpoint_slices.add_index(BY_SERVICE, service_of);
     }
 }
@@ -128,6 +134,7 @@ fn trim_pod(pod: &mut Pod) {
             };
             *c = kept;
         }
+        let unbound = spec.node_name.is_none();
         *spec = k8s_openapi::api::core::v1::PodSpec {
             containers: std::mem::take(&mut spec.containers),
             init_containers: spec.init_containers.take(),
@@ -137,6 +144,8 @@ fn trim_pod(pod: &mut Pod) {
             host_network: spec.host_network,
             restart_policy: spec.restart_policy.take(),
             tolerations: spec.tolerations.take(),
+            affinity: spec.affinity.take().filter(|_| unbound).and_then(required_nodes),
+            volumes: spec.volumes.take().map(claimed_volumes).filter(|v| !v.is_empty()),
             ..Default::default()
         };
     }
@@ -157,6 +166,21 @@ fn trim_pod(pod: &mut Pod) {
             *c = kept;
         }
     }
+}
+
+/// Which nodes a pod is meant for: a daemon's pod that waits for the scheduler says so here.
+fn required_nodes(affinity: Affinity) -> Option<Affinity> {
+    let required = affinity.node_affinity?.required_during_scheduling_ignored_during_execution?;
+    let node_affinity = Some(NodeAffinity {
+        required_during_scheduling_ignored_during_execution: Some(required),
+        ..Default::default()
+    });
+    Some(Affinity { node_affinity, ..Default::default() })
+}
+
+/// The volumes that are persistent.
+fn claimed_volumes(volumes: Vec<Volume>) -> Vec<Volume> {
+    volumes.into_iter().filter(|v| v.persistent_volume_claim.is_some()).collect()
 }
 
 /// Nodes are patched here, never replaced.

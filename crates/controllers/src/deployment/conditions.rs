@@ -1,6 +1,7 @@
 //! The status: counts, and the conditions Available, Progressing and ReplicaFailure in upstream's words.
 
 use super::{Rollout, Set};
+use crate::children::positive;
 use crate::plan::Plan;
 use k8s_openapi::api::apps::v1::{DeploymentCondition, DeploymentStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time as MetaTime;
@@ -62,10 +63,6 @@ impl Conditions for DeploymentStatus {
             all.retain(|c| c.type_ != kind);
         }
     }
-}
-
-fn positive(n: i32) -> Option<i32> {
-    (n != 0).then_some(n)
 }
 
 impl Rollout<'_> {

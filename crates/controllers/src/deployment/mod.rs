@@ -3,16 +3,17 @@
 mod conditions;
 mod revision;
 mod scale;
-mod template;
 #[cfg(test)]
 mod tests;
 
+use crate::children::{claimable, owners_and_adopters};
 use crate::controller::{Controller, Watches};
 use crate::plan::{ALREADY_EXISTS, Note, Op, Plan, Step};
 use crate::pods;
-use crate::refs::{claim, controller_of, controller_ref, matches};
+use crate::refs::{claim, controller_of, controller_ref};
 use crate::replicaset::pods_of;
-use crate::world::{BY_CONTROLLER, ORPHANS, World};
+use crate::template::{self, HASH_LABEL};
+use crate::world::World;
 use client::events::reference;
 use client::{Delta, Key};
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStatus, ReplicaSet, ReplicaSetSpec};
@@ -24,7 +25,6 @@ use std::sync::Arc;
 use conditions::Conditions;
 use revision::{revision_of, set_annotations};
 
-pub(crate) const HASH_LABEL: &str = "pod-template-hash";
 /// Longest name of an object, in bytes.
 const MAX_NAME_BYTES: usize = 253;
 
@@ -34,7 +34,12 @@ impl Controller for Deployments {
     const NAME: &'static str = "deployment-controller";
 
     fn watches(w: &mut Watches) {
-        w.own(|w| &w.deployments).on(|w| &w.replica_sets, of_replica_set).on(|w| &w.pods, of_pod);
+        w.own(|w| &w.deployments)
+            .on(
+                |w| &w.replica_sets,
+                |delta, world| owners_and_adopters(delta, &world.deployments, selector_of),
+            )
+            .on(|w| &w.pods, of_pod);
     }
 
     fn reconcile(&self, key: &Key, world: &World, now: Time) -> Plan {
@@ -59,9 +64,7 @@ impl Controller for Deployments {
             }
             return plan;
         }
-        let uid = deployment.metadata.uid.as_deref().unwrap_or("");
-        let mut sets = world.replica_sets.by_index(BY_CONTROLLER, uid);
-        sets.extend(world.replica_sets.by_index(BY_CONTROLLER, &format!("{ORPHANS}{}", key.namespace)));
+        let sets = claimable(&deployment.metadata, &world.replica_sets);
         let claim = claim(&*deployment, &selector, sets);
         let mut plan = Plan::default();
         for op in claim.ops {
@@ -72,24 +75,9 @@ impl Controller for Deployments {
     }
 }
 
-/// The keys a replica set's change concerns: its controllers before and after, and who might adopt it.
-fn of_replica_set(delta: &Delta<ReplicaSet>, world: &World) -> Vec<Key> {
-    let namespace = &delta.key.namespace;
-    let mut keys = Vec::new();
-    for set in [&delta.old, &delta.new].into_iter().flatten() {
-        if let Some(r) = controller_of(&set.metadata).filter(|r| r.kind == "Deployment") {
-            keys.push(Key { namespace: namespace.clone(), name: r.name.as_str().into() });
-        }
-    }
-    if let Some(new) = delta.new.as_ref().filter(|s| controller_of(&s.metadata).is_none()) {
-        let adopters = world.deployments.by_namespace(namespace);
-        let selects = |d: &Deployment| {
-            let s = d.spec.as_ref().and_then(|s| LabelSelector::from_object(&s.selector).ok());
-            s.is_some_and(|s| !s.is_everything() && matches(&s, &new.metadata))
-        };
-        keys.extend(adopters.iter().filter(|d| selects(d)).map(|d| Key::of(&**d)));
-    }
-    keys
+fn selector_of(deployment: &Deployment) -> Option<LabelSelector> {
+    let selector = LabelSelector::from_object(&deployment.spec.as_ref()?.selector).ok()?;
+    (!selector.is_everything()).then_some(selector)
 }
 
 /// A pod that is gone concerns the deployment that waits for the last one before it creates anew.

@@ -2,22 +2,8 @@
 
 use super::revision::{DESIRED, MAX, set_sizes};
 use super::{Rollout, Set, age};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use crate::children::scaled;
 use std::cmp::Reverse;
-
-/// A count, or a share of the whole. Text that is no percentage counts as 0: validation refuses it.
-fn scaled(value: Option<&IntOrString>, whole: i32, round_up: bool) -> i32 {
-    match value {
-        None => 0,
-        Some(IntOrString::Int(n)) => *n,
-        Some(IntOrString::String(s)) => {
-            let percent = s.strip_suffix('%').and_then(|p| p.parse::<i64>().ok()).unwrap_or(0);
-            let n = percent * i64::from(whole);
-            let n = if round_up { (n + 99).div_euclid(100) } else { n.div_euclid(100) };
-            n.try_into().unwrap_or(i32::MAX)
-        }
-    }
-}
 
 impl Rollout<'_> {
     /// Surge and unavailability together: they may not both be zero, or nothing could move.
@@ -238,21 +224,4 @@ impl Rollout<'_> {
 enum Which {
     New,
     Old(usize),
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn percentages_round_up_for_surge_and_down_for_unavailability() {
-        let check = |v: &str, whole, up, expect| {
-            assert_eq!(scaled(Some(&IntOrString::String(v.into())), whole, up), expect, "{v} of {whole}");
-        };
-        check("25%", 3, true, 1);
-        check("25%", 3, false, 0);
-        check("100%", 7, false, 7);
-        check("1%", 100, true, 1);
-        assert_eq!(scaled(Some(&IntOrString::Int(2)), 3, true), 2);
-    }
 }

@@ -284,7 +284,7 @@ impl Collector {
             subresource: "",
             action,
             then: None,
-            otherwise: None,
+            otherwise: Vec::new(),
             tolerate,
         };
         self.shell.request(&op).await.map(drop)

@@ -9,6 +9,7 @@ use client::{Delta, Key};
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use k8s_openapi::jiff::SignedDuration;
 use meta::Time;
+use meta::taints::tolerates;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 
@@ -117,19 +118,5 @@ pub(super) fn tolerated(taints: &[Taint], tolerations: &[Toleration]) -> Tolerat
     match least {
         None => Tolerated::Forever,
         Some(s) => Tolerated::For(SignedDuration::from_secs(s.max(0))),
-    }
-}
-
-/// As the API reference of Toleration says: an empty key with Exists tolerates all, an empty effect all effects.
-pub(crate) fn tolerates(t: &Toleration, taint: &Taint) -> bool {
-    let text = |s: &Option<String>| s.clone().unwrap_or_default();
-    let (key, effect) = (text(&t.key), text(&t.effect));
-    if !effect.is_empty() && effect != taint.effect || !key.is_empty() && key != taint.key {
-        return false;
-    }
-    match text(&t.operator).as_str() {
-        "" | "Equal" => !key.is_empty() && text(&t.value) == text(&taint.value),
-        "Exists" => true,
-        _ => false,
     }
 }

@@ -98,7 +98,7 @@ impl PodGc {
             subresource: "",
             action: Action::VerifyAbsent,
             then: None,
-            otherwise: None,
+            otherwise: Vec::new(),
             tolerate: &[],
         });
         for pod in pods {

@@ -1,11 +1,13 @@
-//! Pod templates: whether two are the same, and a short name for one.
+//! Pod templates: whether two are the same, a short name for one, and the form in which upstream writes one.
 
-use super::HASH_LABEL;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use serde_json::Value;
+use serde_json::{Value, json};
+
+/// On replica sets and their pods: the template they are of.
+pub(crate) const HASH_LABEL: &str = "pod-template-hash";
 
 /// A template in the form in which equal templates are equal: without the hash label, absent and empty alike.
-pub(super) struct Normal {
+pub(crate) struct Normal {
     value: Value,
     original: PodTemplateSpec,
 }
@@ -25,8 +27,12 @@ impl Normal {
     }
 }
 
+pub(crate) fn encoded(template: &PodTemplateSpec) -> Value {
+    serde_json::to_value(template).expect("API objects have string keys and finite numbers")
+}
+
 fn normal(template: &PodTemplateSpec) -> Value {
-    let mut value = serde_json::to_value(template).expect("API objects have string keys and finite numbers");
+    let mut value = encoded(template);
     if let Some(labels) = value.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
         labels.remove(HASH_LABEL);
     }
@@ -52,6 +58,8 @@ fn prune(value: &mut Value) {
                             && key != "resources"
                             && key != "nodeSelector"
                 }
+                // What an absent divisor means.
+                Value::String(s) => key != "divisor" || s != "0",
                 _ => true,
             });
         }
@@ -60,10 +68,54 @@ fn prune(value: &mut Value) {
     }
 }
 
-/// FNV-32a over the template and the collision count, in the letters that cannot form words: as long as the template
-/// stays the same, so does the name of its replica set.
-pub(super) fn hash(template: &PodTemplateSpec, collisions: i32) -> String {
+/// Adds what Go writes of structs that are not behind a pointer, even where they are empty.
+pub(crate) fn as_upstream(template: &mut Value) {
+    if template.get("metadata").is_none() {
+        template["metadata"] = json!({});
+    }
+    let Some(spec) = template.get_mut("spec") else { return };
+    for kind in ["containers", "initContainers", "ephemeralContainers"] {
+        for container in spec.get_mut(kind).and_then(Value::as_array_mut).into_iter().flatten() {
+            if container.get("resources").is_none() {
+                container["resources"] = json!({});
+            }
+        }
+    }
+    add_divisors(spec);
+    for volume in spec.get_mut("volumes").and_then(Value::as_array_mut).into_iter().flatten() {
+        if let Some(claim) = volume.pointer_mut("/ephemeral/volumeClaimTemplate") {
+            if claim.get("metadata").is_none() {
+                claim["metadata"] = json!({});
+            }
+            if claim.pointer("/spec/resources").is_none() {
+                claim["spec"]["resources"] = json!({});
+            }
+        }
+    }
+}
+
+fn add_divisors(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            if let Some(field) = map.get_mut("resourceFieldRef").and_then(Value::as_object_mut) {
+                field.entry("divisor").or_insert_with(|| json!("0"));
+            }
+            map.values_mut().for_each(add_divisors);
+        }
+        Value::Array(items) => items.iter_mut().for_each(add_divisors),
+        _ => {}
+    }
+}
+
+/// A 32-bit number in the letters that cannot form words.
+pub(crate) fn safe_letters(n: u32) -> String {
     const LETTERS: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
+    n.to_string().bytes().map(|b| LETTERS[usize::from(b) % LETTERS.len()] as char).collect()
+}
+
+/// FNV-32a over the template and the collision count: as long as the template stays the same, so does the name of its
+/// replica set.
+pub(crate) fn hash(template: &PodTemplateSpec, collisions: i32) -> String {
     let mut h: u32 = 0x811c_9dc5;
     let mut feed = |bytes: &[u8]| {
         for b in bytes {
@@ -74,13 +126,12 @@ pub(super) fn hash(template: &PodTemplateSpec, collisions: i32) -> String {
     if collisions > 0 {
         feed(&collisions.to_le_bytes());
     }
-    h.to_string().bytes().map(|b| LETTERS[usize::from(b) % LETTERS.len()] as char).collect()
+    safe_letters(h)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     fn template(v: Value) -> PodTemplateSpec {
         serde_json::from_value(v).unwrap()
