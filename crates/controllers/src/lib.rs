@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod node;
 pub mod plan;
 pub mod pods;
+pub mod quota;
 pub mod refs;
 pub mod replicaset;
 mod runner;
@@ -129,6 +130,7 @@ async fn run_all(client: Client, config: Config, shutdown: CancellationToken) {
     }
     tasks.spawn(own("clusterrole-aggregation-controller").run(clusterrole::ClusterRoleAggregation, 1));
     tasks.spawn(namespace::run(own("namespace-controller"), n));
+    tasks.spawn(quota::run(own("resourcequota-controller"), informers.clone(), n));
     let collector = shell("generic-garbage-collector", "garbage-collector-controller");
     tasks.spawn(gc::run(collector, informers.clone(), n));
     tasks.join_all().await;

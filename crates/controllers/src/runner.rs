@@ -149,7 +149,8 @@ impl Shell {
         Err(failure)
     }
 
-    async fn saw(&self, w: &Written) {
+    /// Returns once the cache has seen a write.
+    pub async fn saw(&self, w: &Written) {
         match w {
             Written::Version { target, version } => self.world.saw(target, *version).await,
             Written::Deleted { target, key, uid } => self.world.saw_deleted(target, key, uid).await,

@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, Repl
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     Affinity, ConfigMap, Endpoints, Namespace, Node, NodeAffinity, PersistentVolumeClaim, Pod,
-    ReplicationController, Service, ServiceAccount, Volume,
+    ReplicationController, ResourceQuota, Service, ServiceAccount, Volume,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -76,6 +76,7 @@ world! {
     stateful_sets: StatefulSet = Options::all();
     controller_revisions: ControllerRevision = Options::all().index(BY_CONTROLLER, controller_of);
     claims: PersistentVolumeClaim = Options::all();
+    quotas: ResourceQuota = Options::all();
     replication_controllers: ReplicationController = Options::all();
     services: Service = Options::all();
     endpoints: Endpoints = Options::all();
@@ -144,6 +145,7 @@ fn trim_pod(pod: &mut Pod) {
             host_network: spec.host_network,
             restart_policy: spec.restart_policy.take(),
             tolerations: spec.tolerations.take(),
+            active_deadline_seconds: spec.active_deadline_seconds,
             affinity: spec.affinity.take().filter(|_| unbound).and_then(required_nodes),
             volumes: spec.volumes.take().map(claimed_volumes).filter(|v| !v.is_empty()),
             ..Default::default()
@@ -161,6 +163,7 @@ fn trim_pod(pod: &mut Pod) {
             let kept = k8s_openapi::api::core::v1::ContainerStatus {
                 name: std::mem::take(&mut c.name),
                 restart_count: c.restart_count,
+                resources: c.resources.take(),
                 ..Default::default()
             };
             *c = kept;

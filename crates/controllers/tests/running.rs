@@ -19,6 +19,11 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("v1", "Event", "events", true),
     ("apps/v1", "ReplicaSet", "replicasets", true),
     ("apps/v1", "Deployment", "deployments", true),
+    ("apps/v1", "DaemonSet", "daemonsets", true),
+    ("apps/v1", "StatefulSet", "statefulsets", true),
+    ("apps/v1", "ControllerRevision", "controllerrevisions", true),
+    ("v1", "PersistentVolumeClaim", "persistentvolumeclaims", true),
+    ("v1", "ResourceQuota", "resourcequotas", true),
     ("coordination.k8s.io/v1", "Lease", "leases", true),
     ("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", true),
     ("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", false),
@@ -194,5 +199,39 @@ async fn a_namespace_is_emptied_and_let_go() {
     assert!(r.api.get("configmaps", "ns", "m").is_none());
     r.api.remove("configmaps", "ns", "held");
     r.until("the namespace is gone", |api| api.get("namespaces", "", "ns").is_none()).await;
+    r.stop().await;
+}
+
+#[tokio::test]
+async fn a_quota_counts_what_is_there_and_what_goes() {
+    let r = start();
+    let used = |api: &FakeApi| api.get("resourcequotas", "ns", "q").unwrap()["status"]["used"].clone();
+    let pod = |name: &str, cpu: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "ns", "name": name},
+            "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]},
+        })
+    };
+    r.until("the root certificate", |api| api.get("configmaps", "ns", "kube-root-ca.crt").is_some()).await;
+    r.api.put(pod("a", "500m"));
+    r.api.put(pod("b", "1"));
+    r.api.put(map("m"));
+    r.api.put(json!({
+        "apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"namespace": "ns", "name": "q"},
+        "spec": {"hard": {"pods": "5", "requests.cpu": "2", "count/configmaps": "4", "odd": "1"}},
+    }));
+    r.until("a count", |api| {
+        used(api) == json!({"pods": "2", "requests.cpu": "1500m", "count/configmaps": "2"})
+    })
+    .await;
+    delete(&r.api, "configmaps", "m", "Background").await;
+    r.until("one map less", |api| used(api)["count/configmaps"] == "1").await;
+    r.api.edit("pods", "ns", "b", |p| p["status"] = json!({"phase": "Succeeded"}));
+    r.until("one pod less", |api| used(api)["requests.cpu"] == "500m" && used(api)["pods"] == "1").await;
+    r.api.edit("resourcequotas", "ns", "q", |q| q["status"]["hard"] = json!({"pods": "99"}));
+    r.until("the status as it should be", |api| {
+        api.get("resourcequotas", "ns", "q").unwrap()["status"]["hard"]["pods"] == "5"
+    })
+    .await;
     r.stop().await;
 }

@@ -26,7 +26,7 @@ pub(super) struct Id {
 }
 
 /// A change of an object's metadata.
-pub(super) struct Change<'a> {
+pub(crate) struct Change<'a> {
     pub key: &'a Key,
     pub old: Option<&'a ObjectMeta>,
     pub new: Option<&'a ObjectMeta>,
@@ -35,7 +35,7 @@ pub(super) struct Change<'a> {
 type OnChange = Box<dyn FnMut(Change<'_>) + Send>;
 
 /// One resource's objects.
-pub(super) trait Source: Send + Sync {
+pub(crate) trait Source: Send + Sync {
     fn get(&self, key: &Key) -> Option<ObjectMeta>;
     /// Objects with a reference to this uid.
     fn owned_by(&self, uid: &str) -> Vec<ObjectMeta>;
@@ -85,13 +85,33 @@ fn of_world(world: &World, target: &Target) -> Option<Arc<dyn Source>> {
         ("", "namespaces") => shared(&world.namespaces),
         ("", "nodes") => shared(&world.nodes),
         ("", "replicationcontrollers") => shared(&world.replication_controllers),
+        ("", "persistentvolumeclaims") => shared(&world.claims),
+        ("", "resourcequotas") => shared(&world.quotas),
         ("apps", "replicasets") => shared(&world.replica_sets),
         ("apps", "deployments") => shared(&world.deployments),
+        ("apps", "daemonsets") => shared(&world.daemon_sets),
+        ("apps", "statefulsets") => shared(&world.stateful_sets),
+        ("apps", "controllerrevisions") => shared(&world.controller_revisions),
         ("discovery.k8s.io", "endpointslices") => shared(&world.endpoint_slices),
         ("rbac.authorization.k8s.io", "clusterroles") => shared(&world.cluster_roles),
         _ => return None,
     };
     Some(source)
+}
+
+/// The objects of a resource, watched once however many ask.
+pub(crate) fn source_of(r: &Resource, world: &World, informers: &Informers) -> Arc<dyn Source> {
+    of_world(world, &r.target).unwrap_or_else(|| {
+        let api = ApiResource {
+            group: r.target.group.to_string(),
+            version: r.target.version.to_string(),
+            api_version: r.api_version(),
+            kind: r.kind.clone(),
+            plural: r.target.plural.to_string(),
+        };
+        let options = Options::all().transform(trim).index(BY_OWNER, owners);
+        Arc::new(informers.of_dynamic::<PartialObjectMeta<DynamicObject>>(api, options))
+    })
 }
 
 /// Keeps what ownership is decided by.
@@ -145,17 +165,7 @@ impl Graph {
             if ignored || !r.can(&["delete", "list", "watch"]) || self.sources.contains_key(&r.target) {
                 continue;
             }
-            let source = of_world(world, &r.target).unwrap_or_else(|| {
-                let api = ApiResource {
-                    group: r.target.group.to_string(),
-                    version: r.target.version.to_string(),
-                    api_version: r.api_version(),
-                    kind: r.kind.clone(),
-                    plural: r.target.plural.to_string(),
-                };
-                let options = Options::all().transform(trim).index(BY_OWNER, owners);
-                Arc::new(informers.of_dynamic::<PartialObjectMeta<DynamicObject>>(api, options))
-            });
+            let source = source_of(r, world, informers);
             self.sources.insert(r.target.clone(), (target.clone(), source));
             new.push(target);
         }

@@ -5,7 +5,7 @@
 //! dependents as they are ([`decide`]). That an owner is absent is never taken from the cache alone.
 
 pub mod decide;
-mod graph;
+pub(crate) mod graph;
 
 use crate::discovery::discover;
 use crate::plan::{Action, Failure, INVALID, NOT_FOUND, Op, Target};
