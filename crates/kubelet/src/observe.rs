@@ -130,7 +130,8 @@ fn container_of(status: v1::ContainerStatus) -> ObservedContainer {
 fn resources_of(linux: &v1::LinuxContainerResources) -> ObservedResources {
     let positive = |v: i64| (v > 0).then_some(v);
     ObservedResources {
-        cpu_request_millis: positive(linux.cpu_shares).map(|s| s * 1000 / 1024),
+        // rounded up: a request became shares by rounding down (upstream's `SharesToMilliCPU`)
+        cpu_request_millis: positive(linux.cpu_shares).map(|s| (s * 1000 + 1023) / 1024),
         cpu_limit_millis: positive(linux.cpu_period)
             .and_then(|period| positive(linux.cpu_quota).map(|quota| quota * 1000 / period)),
         memory_limit_bytes: positive(linux.memory_limit_in_bytes),
@@ -167,4 +168,18 @@ fn read_head(path: &Path, limit: usize) -> std::io::Result<String> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(u64::try_from(limit).unwrap_or(u64::MAX)).read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::container_config::cpu_shares;
+
+    #[test]
+    fn a_request_comes_back_from_the_runtime_as_it_went_there() {
+        for millis in [3, 10, 19, 20, 21, 22, 35, 100, 250, 999, 1000, 1500] {
+            let linux = v1::LinuxContainerResources { cpu_shares: cpu_shares(millis), ..Default::default() };
+            assert_eq!(resources_of(&linux).cpu_request_millis, Some(millis));
+        }
+    }
 }
