@@ -12,7 +12,9 @@ use crate::execute::{Outcome, Round};
 use crate::observe::{Seen, observe};
 use crate::probes::{ProbeJob, ProbeKind, ProbeUpdate, Prober, Target};
 use crate::report::Reporter;
+use crate::resizing::{read_actuated, write_actuated};
 use crate::shared::Shared;
+use crate::sync::resize::Pending;
 use crate::sync::{
     Action, ContainerKind, ContainerState, Failure, PodPlan, PodState, RuntimePod, containers,
     init_containers, is_sidecar, plan,
@@ -34,13 +36,33 @@ const KEPT_DEAD: usize = 1;
 /// What the actor is told about its pod.
 #[derive(Clone)]
 pub struct Input {
+    /// With the resources it was granted, which may be others than it asks for.
     pub pod: Arc<Pod>,
+    /// As it asks for, while that cannot be granted.
+    pub desired: Option<Desired>,
+    /// The generation that was granted last, since this kubelet runs.
+    pub granted_generation: Option<i64>,
     /// The API's mirror of a static pod.
     pub mirror: Option<Arc<Pod>>,
     /// The API does not have it any more.
     pub gone: bool,
     /// It was refused, or must go.
     pub failure: Option<(Failure, bool)>,
+}
+
+/// A resize that waits.
+#[derive(Clone)]
+pub struct Desired {
+    pub pod: Arc<Pod>,
+    pub pending: Pending,
+    pub since: Time,
+}
+
+impl Input {
+    /// A pod as it starts.
+    pub fn new(pod: Arc<Pod>) -> Self {
+        Self { pod, desired: None, granted_generation: None, mirror: None, gone: false, failure: None }
+    }
 }
 
 /// The way to reach an actor.
@@ -58,6 +80,7 @@ pub struct Handle {
 pub struct Wake {
     notify: Notify,
     objects: std::sync::atomic::AtomicBool,
+    collect: std::sync::atomic::AtomicBool,
 }
 
 impl Wake {
@@ -70,6 +93,16 @@ impl Wake {
     pub fn objects(&self) {
         self.objects.store(true, std::sync::atomic::Ordering::Release);
         self.notify.notify_one();
+    }
+
+    /// The disk is short: what is dead is to go.
+    pub fn collect(&self) {
+        self.collect.store(true, std::sync::atomic::Ordering::Release);
+        self.notify.notify_one();
+    }
+
+    fn take_collect(&self) -> bool {
+        self.collect.swap(false, std::sync::atomic::Ordering::AcqRel)
     }
 
     fn take_objects(&self) -> bool {
@@ -142,7 +175,9 @@ impl Actor {
         let state = PodState {
             host_ips: shared.config.node_ips.clone(),
             runtime_name: shared.runtime_name.clone(),
+            max_restart_seconds: Some(shared.config.max_container_restart_seconds),
             probes: remembered_probes(pod.status.as_ref()),
+            actuated: read_actuated(&shared.config.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default())),
             ..PodState::default()
         };
         Self {
@@ -199,6 +234,9 @@ impl Actor {
             if self.wake.take_objects() && self.mounted {
                 self.refresh_volumes(&input, observed).await;
             }
+            if self.wake.take_collect() {
+                self.remove_dead(&input).await;
+            }
             self.wait(plan.wake_at).await;
         }
         self.view.send_modify(|v| v.finished = true);
@@ -225,6 +263,12 @@ impl Actor {
         if let Some(mirror) = mirror {
             self.mirror_uid.clone_from(&mirror.metadata.uid);
             self.reporter = Some(Reporter::start(self.shared.client.clone(), mirror));
+        }
+        self.state.pending_resize = input.desired.as_ref().map(|d| d.pending.clone());
+        if self.state.resize_generation != input.granted_generation {
+            self.state.resize_generation = input.granted_generation;
+            self.state.resize_error = None;
+            self.state.resize_not_before = None;
         }
         if let Some((failure, rejected)) = &input.failure {
             self.state.failure = Some(failure.clone());
@@ -259,6 +303,7 @@ impl Actor {
             }
         };
         self.state.probes.retain(|id, _| observed.containers.iter().any(|c| &c.id == id));
+        self.state.actuated.retain(|id, _| observed.containers.iter().any(|c| &c.id == id));
         let plan = plan(&input.pod, &observed, &self.state, now_seconds());
         for event in &plan.events {
             let container = event.container.as_ref().map(|(kind, name)| (*kind, name.as_str()));
@@ -332,12 +377,29 @@ impl Actor {
         };
         let Some(outcome) = outcome else { return };
         let complete = outcome.retry_at.is_none();
+        if !outcome.actuated.is_empty() {
+            self.state.actuated.extend(outcome.actuated.clone());
+            self.note_actuated(input).await;
+        }
+        if let Some(error) = &outcome.resize_error {
+            self.state.resize_error.clone_from(error);
+            self.state.resize_not_before = outcome.resize_not_before;
+        }
         if prepares && complete {
             self.mounted = true;
         }
         self.take_outcome(outcome, &names);
         if !names.is_empty() {
             self.remove_dead(input).await;
+        }
+    }
+
+    /// Notes what containers were given, for a kubelet that starts anew.
+    async fn note_actuated(&self, input: &Input) {
+        let dir = self.shared.config.pod_dir(input.pod.metadata.uid.as_deref().unwrap_or_default());
+        let actuated = self.state.actuated.clone();
+        if let Err(e) = crate::execute::blocking(move || write_actuated(&dir, &actuated)).await {
+            tracing::warn!(pod = ?input.pod.metadata.name, error = %e, "what containers were given cannot be noted");
         }
     }
 
@@ -393,7 +455,9 @@ impl Actor {
 
     fn round(&self, input: &Input, observed: RuntimePod) -> Round {
         let host_ips = self.state.host_ips.clone();
-        Round::new(self.shared.clone(), input.pod.clone(), observed, host_ips, self.mounted)
+        let mut round = Round::new(self.shared.clone(), input.pod.clone(), observed, host_ips, self.mounted);
+        round.resize_error.clone_from(&self.state.resize_error);
+        round
     }
 
     async fn wait(&mut self, wake_at: Option<Time>) {

@@ -8,8 +8,13 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use crate::quantity::{millis, value};
 use crate::sync::{Failure, init_containers, is_sidecar};
 
-fn refuse(reason: &str, message: impl Into<String>) -> Failure {
-    Failure { reason: reason.into(), message: format!("Pod was rejected: {}", message.into()) }
+/// A refusal as the pod's status tells it.
+pub(crate) fn refuse(reason: &str, message: impl Into<String>) -> Failure {
+    Failure {
+        reason: reason.into(),
+        message: format!("Pod was rejected: {}", message.into()),
+        ..Failure::default()
+    }
 }
 
 /// Refuses a pod that does not fit the node beside the others; `None` admits it.

@@ -47,10 +47,14 @@ pub struct Node {
     pub memory_bytes: i64,
     /// The unified cgroup hierarchy.
     pub cgroup_v2: bool,
+    /// Whether the kernel accounts for swap by cgroup.
+    pub swap_accounted: bool,
     /// Page sizes in the kernel's words (`2MB`).
     pub hugepage_sizes: Vec<String>,
     /// Paths that are masked beside the usual ones.
     pub extra_masked_paths: Vec<String>,
+    /// The running kernel's: `6.1.0-13-amd64`.
+    pub kernel_version: String,
     pub seccomp_root: PathBuf,
     pub pod_logs_dir: PathBuf,
     pub dns: NodeDns,
@@ -257,12 +261,18 @@ pub fn linux_resources(pod: &Pod, container: &Container, node: &Node) -> v1::Lin
     if node.cgroup_v2 {
         // all processes of a container end together when memory runs out
         unified.insert("memory.oom.group".to_owned(), "1".to_owned());
+        // no container swaps, on a node that has swap (upstream's `NoSwap`)
+        if node.swap_accounted {
+            unified.insert("memory.swap.max".to_owned(), "0".to_owned());
+        }
     }
     v1::LinuxContainerResources {
         cpu_shares: cpu_shares(cpu_request),
         cpu_quota: cpu_quota(cpu_limit),
         cpu_period: QUOTA_PERIOD_US,
         memory_limit_in_bytes: memory_limit,
+        // cgroup v1 bounds memory and swap together
+        memory_swap_limit_in_bytes: if node.swap_accounted && !node.cgroup_v2 { memory_limit } else { 0 },
         oom_score_adj: oom_score_adj(pod, container, node.memory_bytes),
         hugepage_limits: node
             .hugepage_sizes

@@ -16,7 +16,9 @@ use tokio::sync::watch;
 use crate::container_config::{pod_log_dir, sandbox_config};
 use crate::lifecycle::run_hook;
 use crate::objects::Objects;
+use crate::resizing::{read_allocation, write_allocation};
 use crate::shared::Shared;
+use crate::sync::resize::{Allocation, Amounts};
 use crate::sync::{
     Action, ContainerKind, ContainerState, DEFAULT_GRACE_SECONDS, MINIMUM_GRACE_SECONDS, RuntimePod, Waiting,
     containers, find_container, init_containers, is_sidecar, kind_of, later,
@@ -41,6 +43,11 @@ pub struct Outcome {
     pub retry_at: Option<Time>,
     /// When a token of the pod is due.
     pub tokens_due: Option<Time>,
+    /// What containers were given, by id.
+    pub actuated: BTreeMap<String, Amounts>,
+    /// What came of a resize: why it failed, or that it did not.
+    pub resize_error: Option<Option<String>>,
+    pub resize_not_before: Option<Time>,
     pub torn_down: bool,
     pub removed: bool,
     pub deleted: bool,
@@ -52,6 +59,8 @@ pub struct Round {
     pub pod: Arc<Pod>,
     pub observed: RuntimePod,
     pub host_ips: Vec<String>,
+    /// Why the last resize failed.
+    pub resize_error: Option<String>,
     mounted: bool,
     pub(crate) sandbox: Option<Sandbox>,
     pub(crate) prepared: Option<Prepared>,
@@ -89,6 +98,7 @@ impl Round {
             pod,
             observed,
             host_ips,
+            resize_error: None,
             mounted,
             sandbox: None,
             prepared: None,
@@ -119,6 +129,7 @@ impl Round {
                 let kill = Kill { id, name, message, grace_seconds };
                 self.kill_container(kill, container.as_ref(), None).await.map_err(|_| self.retry())
             }
+            Action::Resize { updates } => self.resize(&updates).await,
             Action::Prepare => self.prepare().await,
             Action::CreateSandbox { attempt } => self.create_sandbox(attempt).await,
             Action::StartContainer { kind, name } => self.start_one(kind, &name).await,
@@ -165,6 +176,9 @@ impl Round {
             use std::os::unix::fs::DirBuilderExt;
             for path in [dir.clone(), dir.join("volumes"), dir.join("plugins")] {
                 std::fs::DirBuilder::new().recursive(true).mode(0o750).create(path)?;
+            }
+            if read_allocation(&dir).is_none() {
+                write_allocation(&dir, &Allocation::of(&pod))?;
             }
             shared.cgroups.ensure(&pod).map(drop)
         });
@@ -287,6 +301,10 @@ impl Round {
 
     async fn runtime_handler(&self) -> Result<String, String> {
         let spec = self.pod.spec.as_ref();
+        if spec.and_then(|s| s.host_users) == Some(false) {
+            // a pod that asks to be fenced off must not run without the fence
+            return Err("can't set `spec.hostUsers: false`, runtime does not support user namespaces".into());
+        }
         let Some(name) = spec.and_then(|s| s.runtime_class_name.as_deref()).filter(|n| !n.is_empty()) else {
             return Ok(String::new());
         };
@@ -356,7 +374,8 @@ impl Round {
         let hook = container.and_then(|c| Some((c, c.lifecycle.as_ref()?.pre_stop.as_ref()?)));
         if let Some((container, handler)) = hook.filter(|_| kill.grace_seconds > 0) {
             let ip = self.ips().first().cloned().unwrap_or_default();
-            let run = run_hook(&*self.shared.runtime, &kill.id, &self.pod, container, &ip, handler);
+            let tell = |text| self.shared.event(&self.pod, None, true, "LifecycleHTTPFallback", text);
+            let run = run_hook(&*self.shared.runtime, &kill.id, &self.pod, container, &ip, handler, tell);
             match tokio::time::timeout(deadline.saturating_duration_since(Instant::now()), run).await {
                 Ok(Ok(())) | Err(_) => {}
                 Ok(Err(e)) => {

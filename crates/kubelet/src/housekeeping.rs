@@ -13,8 +13,6 @@ use crate::pods::Pods;
 use crate::shared::Shared;
 use crate::sync::{ContainerState, ObservedContainer};
 
-/// An image younger than this is not removed, in seconds (upstream's `imageMinimumGCAge`).
-const MIN_IMAGE_AGE_SECONDS: i64 = 120;
 /// Disk use is looked at this seldom, in seconds (upstream's `ImageGCPeriod`).
 const IMAGE_GC_PERIOD_SECONDS: i64 = 300;
 
@@ -32,6 +30,7 @@ struct ImageAges {
 
 /// One round.
 pub async fn run(shared: &Arc<Shared>, pods: &Pods, images: &dyn ImageApi) {
+    pods.retry_resizes();
     let list = pods.list();
     let alive: Vec<&Pod> = list
         .iter()
@@ -49,17 +48,25 @@ pub async fn run(shared: &Arc<Shared>, pods: &Pods, images: &dyn ImageApi) {
     let sandboxes = list.iter().filter(|(_, v)| v.observed.sandboxes.iter().any(|s| s.ready)).count();
     let containers: usize = list.iter().map(|(_, v)| running(v)).sum();
     shared.metrics.set_running(i64::try_from(sandboxes).unwrap_or(0), i64::try_from(containers).unwrap_or(0));
-    for (pod, view) in &list {
+    collect_images(shared, pods, images).await;
+}
+
+/// Rotates the logs that are too large.
+pub async fn rotate_logs(shared: &Arc<Shared>, pods: &Pods) {
+    for (pod, view) in &pods.list() {
         for container in view.observed.containers.iter().filter(|c| c.state == ContainerState::Running) {
             let path = log_path(shared, pod, container);
-            if let Err(e) = crate::logs::rotate(&*shared.runtime, &container.id, &path, client::now()).await {
+            let limits = crate::logs::Limits {
+                max_bytes: shared.config.container_log_max_bytes,
+                max_files: shared.config.container_log_max_files,
+            };
+            let done =
+                crate::logs::rotate(&*shared.runtime, &container.id, &path, limits, client::now()).await;
+            if let Err(e) = done {
                 tracing::warn!(error = %e, path = %path.display(), "a log cannot be rotated");
             }
         }
     }
-    let used: BTreeSet<String> =
-        list.iter().flat_map(|(_, v)| v.observed.containers.iter().map(|c| c.image_ref.clone())).collect();
-    collect_images(shared, images, &used).await;
 }
 
 fn log_path(shared: &Shared, pod: &Pod, container: &ObservedContainer) -> PathBuf {
@@ -80,7 +87,12 @@ pub struct Candidate {
 }
 
 /// The images to remove, the longest unused first, until enough is freed. Pure.
-pub fn choose(mut candidates: Vec<Candidate>, to_free_bytes: u64, now: i64) -> Vec<String> {
+pub fn choose(
+    mut candidates: Vec<Candidate>,
+    to_free_bytes: u64,
+    min_age_seconds: i64,
+    now: i64,
+) -> Vec<String> {
     candidates.sort_by_key(|c| (c.last_used, c.first_seen));
     let mut freed = 0;
     let mut chosen = Vec::new();
@@ -88,7 +100,7 @@ pub fn choose(mut candidates: Vec<Candidate>, to_free_bytes: u64, now: i64) -> V
         if freed >= to_free_bytes {
             break;
         }
-        if now - c.first_seen < MIN_IMAGE_AGE_SECONDS {
+        if now - c.first_seen < min_age_seconds {
             continue;
         }
         freed += c.size_bytes;
@@ -103,7 +115,61 @@ fn made_here(image: &v1::Image) -> bool {
     image.repo_tags.iter().any(|name| name.starts_with(cri::image::LOCAL_REGISTRY))
 }
 
-async fn collect_images(shared: &Shared, api: &dyn ImageApi, used: &BTreeSet<String>) {
+/// The images that nobody uses, with when they were first and last seen in use; and the directory they are in.
+async fn unused_images(
+    shared: &Shared,
+    pods: &Pods,
+    api: &dyn ImageApi,
+    now: i64,
+) -> Option<(Vec<Candidate>, String)> {
+    let (Ok(images), Ok(info)) = (api.list_images().await, api.image_fs_info().await) else { return None };
+    shared.images.keep(|id| images.iter().any(|i| i.id == id));
+    let list = pods.list();
+    let used: BTreeSet<&str> =
+        list.iter().flat_map(|(_, v)| v.observed.containers.iter().map(|c| c.image_ref.as_str())).collect();
+    let in_use = |image: &v1::Image| {
+        image.pinned
+            || made_here(image)
+            || used.contains(image.id.as_str())
+            || image.repo_digests.iter().chain(&image.repo_tags).any(|n| used.contains(n.as_str()))
+    };
+    let mut ages = shared.image_gc.0.lock();
+    ages.first_seen.retain(|id, _| images.iter().any(|i| &i.id == id));
+    ages.last_used.retain(|id, _| images.iter().any(|i| &i.id == id));
+    for image in &images {
+        ages.first_seen.entry(image.id.clone()).or_insert(now);
+        if in_use(image) {
+            ages.last_used.insert(image.id.clone(), now);
+        }
+    }
+    let unused = images.iter().filter(|i| !in_use(i)).map(|i| Candidate {
+        id: i.id.clone(),
+        size_bytes: i.size,
+        last_used: ages.last_used.get(&i.id).copied().unwrap_or(0),
+        first_seen: ages.first_seen.get(&i.id).copied().unwrap_or(now),
+    });
+    let mount = info.image_filesystems.into_iter().next()?.fs_id?.mountpoint;
+    Some((unused.collect(), mount))
+}
+
+async fn remove(api: &dyn ImageApi, ids: Vec<String>, why: &str) {
+    for id in ids {
+        tracing::info!(image = id, why, "an unused image is removed");
+        let spec = v1::ImageSpec { image: id, ..Default::default() };
+        if let Err(e) = api.remove_image(spec).await {
+            tracing::warn!(error = %e, "an image cannot be removed");
+        }
+    }
+}
+
+/// Removes every image that nobody uses, young ones too: the disk is short.
+pub async fn remove_unused_images(shared: &Shared, pods: &Pods, api: &dyn ImageApi) {
+    if let Some((unused, _)) = unused_images(shared, pods, api, client::now().as_second()).await {
+        remove(api, unused.into_iter().map(|c| c.id).collect(), "the disk is short").await;
+    }
+}
+
+async fn collect_images(shared: &Shared, pods: &Pods, api: &dyn ImageApi) {
     let now = client::now().as_second();
     {
         let mut ages = shared.image_gc.0.lock();
@@ -112,49 +178,33 @@ async fn collect_images(shared: &Shared, api: &dyn ImageApi, used: &BTreeSet<Str
         }
         ages.last_run = now;
     }
-    let (Ok(images), Ok(info)) = (api.list_images().await, api.image_fs_info().await) else { return };
-    let in_use = |image: &v1::Image| {
-        image.pinned
-            || made_here(image)
-            || used.contains(&image.id)
-            || image.repo_digests.iter().chain(&image.repo_tags).any(|n| used.contains(n))
-    };
-    let candidates: Vec<Candidate> = {
-        let mut ages = shared.image_gc.0.lock();
-        ages.first_seen.retain(|id, _| images.iter().any(|i| &i.id == id));
-        ages.last_used.retain(|id, _| images.iter().any(|i| &i.id == id));
-        for image in &images {
-            ages.first_seen.entry(image.id.clone()).or_insert(now);
-            if in_use(image) {
-                ages.last_used.insert(image.id.clone(), now);
-            }
-        }
-        images
-            .iter()
-            .filter(|i| !in_use(i))
-            .map(|i| Candidate {
-                id: i.id.clone(),
-                size_bytes: i.size,
-                last_used: ages.last_used.get(&i.id).copied().unwrap_or(0),
-                first_seen: ages.first_seen.get(&i.id).copied().unwrap_or(now),
-            })
-            .collect()
-    };
-    let mount = info.image_filesystems.first().and_then(|f| f.fs_id.as_ref()).map(|f| f.mountpoint.clone());
-    let Some(stat) = mount.and_then(|m| rustix::fs::statvfs(m.as_str()).ok()) else { return };
+    let config = &shared.config;
+    let Some((mut unused, mount)) = unused_images(shared, pods, api, now).await else { return };
+    let seconds = |d: std::time::Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
+    if let Some(oldest) = config.image_maximum_gc_age.map(seconds) {
+        let old = |c: &Candidate| now - c.last_used.max(c.first_seen) > oldest;
+        let ids = unused.iter().filter(|c| old(c)).map(|c| c.id.clone()).collect();
+        unused.retain(|c| !old(c));
+        remove(api, ids, "it was not used for long").await;
+    }
+    let Ok(stat) = rustix::fs::statvfs(mount.as_str()) else { return };
     let capacity = stat.f_blocks * stat.f_frsize;
     let used_bytes = capacity.saturating_sub(stat.f_bavail * stat.f_frsize);
     let limit = |percent: u8| capacity / 100 * u64::from(percent);
-    if capacity == 0 || used_bytes < limit(shared.config.image_gc_high_percent) {
+    if capacity == 0 || used_bytes < limit(config.image_gc_high_percent) {
         return;
     }
-    let to_free = used_bytes.saturating_sub(limit(shared.config.image_gc_low_percent));
-    for id in choose(candidates, to_free, now) {
-        tracing::info!(image = id, "an unused image is removed to free space");
-        let spec = v1::ImageSpec { image: id, ..Default::default() };
-        if let Err(e) = api.remove_image(spec).await {
-            tracing::warn!(error = %e, "an image cannot be removed");
-        }
+    let to_free = used_bytes.saturating_sub(limit(config.image_gc_low_percent));
+    let possible: u64 = unused.iter().map(|c| c.size_bytes).sum();
+    let chosen = choose(unused, to_free, seconds(config.image_minimum_gc_age), now);
+    remove(api, chosen, "the disk is filling up").await;
+    if possible < to_free {
+        let about = crate::node::reference(&config.node_name);
+        let message = format!(
+            "Failed to garbage collect required amount of images. Attempted to free {to_free} bytes, but only found \
+             {possible} bytes eligible to free."
+        );
+        shared.recorder.warning(&about, "FreeDiskSpaceFailed", message);
     }
 }
 
@@ -183,7 +233,7 @@ mod tests {
             image("older", 10, 50, 0),
             image("far", 99, 500, 0),
         ];
-        assert_eq!(choose(list.clone(), 15, 1000), ["older", "old"]);
-        assert_eq!(choose(list, 0, 1000), Vec::<String>::new());
+        assert_eq!(choose(list.clone(), 15, 120, 1000), ["older", "old"]);
+        assert_eq!(choose(list, 0, 120, 1000), Vec::<String>::new());
     }
 }

@@ -11,11 +11,11 @@ use k8s_openapi::api::core::v1::Secret;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use sha2::{Digest, Sha256};
+
+use crate::pulled::{Pulled, Source};
 use crate::security::ImageUser;
 use crate::sync::{Backoff, IMAGE_BACKOFF};
-
-/// Pulls at the same time.
-const PARALLEL_PULLS: usize = 4;
 
 /// Why a container cannot start: reason and message of its waiting state.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +49,7 @@ pub struct ReadyImage {
 pub struct Images {
     api: Arc<dyn ImageApi>,
     pulls: Semaphore,
+    pulled: Pulled,
     failures: Mutex<Failures>,
 }
 
@@ -68,8 +69,15 @@ pub struct Request<'a> {
 }
 
 impl Images {
-    pub fn new(api: Arc<dyn ImageApi>) -> Self {
-        Self { api, pulls: Semaphore::new(PARALLEL_PULLS), failures: Mutex::default() }
+    /// `parallel`: pulls at the same time; without bound if `None`.
+    pub fn new(api: Arc<dyn ImageApi>, pulled: Pulled, parallel: Option<usize>) -> Self {
+        let pulls = Semaphore::new(parallel.unwrap_or(Semaphore::MAX_PERMITS));
+        Self { api, pulls, pulled, failures: Mutex::default() }
+    }
+
+    /// Forgets who pulled images that are gone.
+    pub fn keep(&self, exists: impl Fn(&str) -> bool) {
+        self.pulled.keep(exists);
     }
 
     /// The image, pulled if the policy says so; events go to `tell`.
@@ -91,6 +99,11 @@ impl Images {
                 return Err(StartError::new("InvalidImageName", message));
             }
         };
+        let never = || {
+            let message = format!("Container image {image:?} is not present with pull policy of Never");
+            tell(ImageEvent { warning: true, reason: "ErrImageNeverPull", message: message.clone() });
+            Err(StartError::new("ErrImageNeverPull", message))
+        };
         if request.policy != "Always" {
             match self.find(&full).await {
                 Err(e) => {
@@ -98,23 +111,26 @@ impl Images {
                     tell(ImageEvent { warning: true, reason: "InspectFailed", message: message.clone() });
                     return Err(StartError::new("ImageInspectError", message));
                 }
-                Ok(Some(ready)) => {
+                Ok(Some(ready)) if self.accessible(&ready.id, &full, request) => {
                     let message = format!(
                         "Container image {image:?} already present on machine and can be accessed by the pod"
                     );
                     tell(ImageEvent { warning: false, reason: "Pulled", message });
                     return Ok(ready);
                 }
-                Ok(None) if request.policy == "Never" => {
-                    let message =
-                        format!("Container image {image:?} is not present with pull policy of Never");
-                    tell(ImageEvent { warning: true, reason: "ErrImageNeverPull", message: message.clone() });
-                    return Err(StartError::new("ErrImageNeverPull", message));
-                }
-                Ok(None) => {}
+                // what a pod may not use is as if it were not there
+                Ok(_) if request.policy == "Never" => return never(),
+                Ok(_) => {}
             }
         }
         self.pull(request, &full, now, tell).await
+    }
+
+    /// Whether the pod may use the image that is there.
+    fn accessible(&self, id: &str, full: &str, request: &Request<'_>) -> bool {
+        let own: Vec<Source> = credentials_for(full, request.secrets).into_iter().map(|c| c.source).collect();
+        let repository = Reference::parse(full).map(|name| name.repository()).unwrap_or_default();
+        self.pulled.may_use(id, full, &repository, &own)
     }
 
     async fn find(&self, image: &str) -> cri::Result<Option<ReadyImage>> {
@@ -141,15 +157,20 @@ impl Images {
         }
         tell(ImageEvent { warning: false, reason: "Pulling", message: format!("Pulling image {image:?}") });
         let start = Instant::now();
+        self.pulled.begin(full);
         let permit = self.pulls.acquire().await;
         let pull_start = Instant::now();
         let result = self.pull_with_any(full, request).await;
         let (pulled, waited) = (pull_start.elapsed(), start.elapsed());
         drop(permit);
         let id = match result {
-            Ok(id) => id,
-            Err(e) => {
-                let text = e.to_string();
+            Ok((id, source)) => {
+                let repository = Reference::parse(full).map(|name| name.repository()).unwrap_or_default();
+                self.pulled.succeeded(&id, full, &repository, source);
+                id
+            }
+            Err(text) => {
+                self.pulled.failed(full);
                 let message = format!("Failed to pull image {image:?}: {text}");
                 tell(ImageEvent { warning: true, reason: "Failed", message });
                 let error = classify(image, &text);
@@ -208,20 +229,29 @@ impl Images {
         failures.messages.retain(|key, _| !key.starts_with(&prefix));
     }
 
-    /// Tries each fitting credential, or none at all.
-    async fn pull_with_any(&self, image: &str, request: &Request<'_>) -> cri::Result<String> {
+    /// Tries each fitting credential, or none at all; tells which one it was. The error is that of every attempt.
+    async fn pull_with_any(
+        &self,
+        image: &str,
+        request: &Request<'_>,
+    ) -> Result<(String, Option<Source>), String> {
         let credentials = credentials_for(image, request.secrets);
-        let attempts: Vec<Option<v1::AuthConfig>> =
+        let attempts: Vec<Option<Credential>> =
             if credentials.is_empty() { vec![None] } else { credentials.into_iter().map(Some).collect() };
-        let mut last = None;
-        for auth in attempts {
+        let mut errors: Vec<String> = Vec::new();
+        for credential in attempts {
             let spec = v1::ImageSpec { image: image.to_owned(), ..Default::default() };
+            let (auth, source) = credential.map(|c| (c.auth, c.source)).unzip();
             match self.api.pull_image(spec, auth, Some(request.sandbox.clone())).await {
-                Ok(id) => return Ok(id),
-                Err(e) => last = Some(e),
+                Ok(id) => return Ok((id, source)),
+                Err(e) => errors.push(e.to_string()),
             }
         }
-        Err(last.unwrap_or(cri::Error::InvalidArgument { message: "no credential to try".into() }))
+        errors.dedup();
+        match errors.as_slice() {
+            [one] => Err(one.clone()),
+            many => Err(format!("[{}]", many.join(", "))),
+        }
     }
 }
 
@@ -268,10 +298,17 @@ struct DockerAuth {
     identitytoken: String,
 }
 
+/// What to pull with, and where it is from.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    pub auth: v1::AuthConfig,
+    pub source: Source,
+}
+
 /// The credentials of the secrets that fit the image, the closest first.
-pub fn credentials_for(image: &str, secrets: &[&Secret]) -> Vec<v1::AuthConfig> {
+pub fn credentials_for(image: &str, secrets: &[&Secret]) -> Vec<Credential> {
     let Ok(path) = Reference::parse(image).map(|name| name.repository()) else { return Vec::new() };
-    let mut found: Vec<(usize, v1::AuthConfig)> = Vec::new();
+    let mut found: Vec<(usize, Credential)> = Vec::new();
     for secret in secrets {
         let data = secret.data.as_ref();
         let config = match secret.type_.as_deref() {
@@ -285,12 +322,29 @@ pub fn credentials_for(image: &str, secrets: &[&Secret]) -> Vec<v1::AuthConfig> 
         };
         for (server, auth) in config.unwrap_or_default().auths {
             if let Some(closeness) = fits(&server, &path) {
-                found.push((closeness, to_auth(&server, &auth)));
+                let auth = to_auth(&server, &auth);
+                let source = source_of(secret, &auth);
+                found.push((closeness, Credential { auth, source }));
             }
         }
     }
     found.sort_by_key(|(closeness, _)| std::cmp::Reverse(*closeness));
-    found.into_iter().map(|(_, auth)| auth).collect()
+    found.into_iter().map(|(_, credential)| credential).collect()
+}
+
+fn source_of(secret: &Secret, auth: &v1::AuthConfig) -> Source {
+    let text = |v: &Option<String>| v.clone().unwrap_or_default();
+    let mut hasher = Sha256::new();
+    for part in [&auth.username, &auth.password, &auth.identity_token, &auth.server_address] {
+        hasher.update(part.len().to_le_bytes());
+        hasher.update(part);
+    }
+    Source {
+        uid: text(&secret.metadata.uid),
+        namespace: text(&secret.metadata.namespace),
+        name: text(&secret.metadata.name),
+        hash: hasher.finalize().iter().map(|b| format!("{b:02x}")).collect(),
+    }
 }
 
 fn to_auth(server: &str, auth: &DockerAuth) -> v1::AuthConfig {
@@ -391,7 +445,8 @@ mod tests {
         }}));
         #[track_caller]
         fn check(auths: &Secret, image: &str, expect: &[&str]) {
-            let users: Vec<_> = credentials_for(image, &[auths]).into_iter().map(|a| a.username).collect();
+            let users: Vec<_> =
+                credentials_for(image, &[auths]).into_iter().map(|c| c.auth.username).collect();
             assert_eq!(users, expect);
         }
         check(&auths, "busybox:1", &["hub"]);

@@ -5,13 +5,13 @@ use std::time::Duration;
 use cri::RuntimeApi;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
 
-use crate::probes::{HttpGet, HttpResult, http_get};
+use crate::probes::{HOOK_AGENT, HttpGet, HttpResult, NO_TLS, http_get};
 use crate::sync::{format_pod, go_list};
 
 /// How long an HTTP hook may take; the grace period bounds it further.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Runs a hook to its end.
+/// Runs a hook to its end. `tell` is told the message of a warning that does not make it fail.
 ///
 /// # Errors
 /// The message for the container's status. It may quote the hook's output and so does not go into events.
@@ -22,6 +22,7 @@ pub async fn run_hook(
     container: &Container,
     pod_ip: &str,
     handler: &LifecycleHandler,
+    tell: impl Fn(String),
 ) -> Result<(), String> {
     let place = format!("for Container {:?} in Pod {:?} failed - error: ", container.name, format_pod(pod));
     if let Some(exec) = &handler.exec {
@@ -41,15 +42,22 @@ pub async fn run_hook(
     if let Some(action) = &handler.http_get {
         let path = action.path.as_deref().unwrap_or_default();
         let fail = |e: String| format!("HTTP lifecycle hook ({path}) {place}{e}");
-        let request = HttpGet::from_action(action, container, pod_ip).map_err(fail)?;
+        let request = HttpGet::from_action(action, container, pod_ip, HOOK_AGENT).map_err(fail)?;
         return match http_get(&request, HTTP_TIMEOUT).await {
             HttpResult::Status { .. } => Ok(()),
-            HttpResult::Failed(_) if request.tls => {
-                // a server without TLS is asked again in the clear
-                let plain = HttpGet { tls: false, ..request };
+            HttpResult::Failed(error) if error.ends_with(NO_TLS) => {
+                // a server without TLS is asked again in the clear, without what only it should see
+                let mut plain = HttpGet { tls: false, ..request };
+                plain.headers.retain(|(name, _)| !name.eq_ignore_ascii_case("authorization"));
                 match http_get(&plain, HTTP_TIMEOUT).await {
-                    HttpResult::Status { .. } => Ok(()),
-                    HttpResult::Failed(e) => Err(fail(e)),
+                    HttpResult::Status { .. } => {
+                        tell(format!(
+                            "request to HTTPS lifecycle hook {} got HTTP response, retry with HTTP succeeded",
+                            plain.authority()
+                        ));
+                        Ok(())
+                    }
+                    HttpResult::Failed(_) => Err(fail(error)),
                 }
             }
             HttpResult::Failed(e) => Err(fail(e)),

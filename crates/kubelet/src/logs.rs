@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 
 use cri::RuntimeApi;
 
-/// A log is rotated at this size (upstream's `containerLogMaxSize`).
-pub const MAX_LOG_BYTES: u64 = 10 << 20;
-/// Files kept for a container, the one being written among them (`containerLogMaxFiles`).
-pub const MAX_LOG_FILES: usize = 5;
+/// When a log is rotated, and what is kept (`containerLogMaxSize`, `containerLogMaxFiles`).
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub max_bytes: u64,
+    /// The file that is written and the one before it are always kept.
+    pub max_files: usize,
+}
 
 /// The end of a log in CRI format, as text: at most so many bytes and lines.
 ///
@@ -45,8 +48,8 @@ pub fn tail(path: &Path, max_bytes: usize, max_lines: usize) -> io::Result<Strin
     Ok(end.split_off(cut))
 }
 
-/// Moves a log that is too large away and lets the runtime open a new one; keeps the newest few. The file
-/// names are upstream's: `0.log`, `0.log.20260101-000000`.
+/// Moves a log that is too large away and lets the runtime open a new one; keeps the newest few, all but the last
+/// compressed. The file names are upstream's: `0.log`, `0.log.20260101-000000`, `0.log.20260101-000000.gz`.
 ///
 /// # Errors
 /// What the file system says; a runtime that cannot reopen gets its file back.
@@ -54,6 +57,7 @@ pub async fn rotate(
     runtime: &dyn RuntimeApi,
     container_id: &str,
     path: &Path,
+    limits: Limits,
     now: meta::Time,
 ) -> io::Result<bool> {
     let size = match fs::metadata(path) {
@@ -61,13 +65,14 @@ pub async fn rotate(
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(e),
     };
-    if size < MAX_LOG_BYTES {
+    if size < limits.max_bytes {
         return Ok(false);
     }
     let mut old = rotated(path)?;
-    while old.len() + 2 > MAX_LOG_FILES {
+    while old.len() + 2 > limits.max_files.max(2) {
         fs::remove_file(old.remove(0))?;
     }
+    crate::execute::blocking(move || old.iter().try_for_each(|file| compress(file))).await?;
     let moved = PathBuf::from(format!("{}.{}", path.display(), now.strftime("%Y%m%d-%H%M%S")));
     fs::rename(path, &moved)?;
     if let Err(e) = runtime.reopen_container_log(container_id).await {
@@ -75,6 +80,20 @@ pub async fn rotate(
         return Err(io::Error::other(e));
     }
     Ok(true)
+}
+
+/// Compresses a rotated log, if it is not yet. What a compression that was broken off left is overwritten.
+fn compress(path: &Path) -> io::Result<()> {
+    if path.extension().is_some_and(|e| e == "gz") {
+        return Ok(());
+    }
+    let name = |suffix: &str| PathBuf::from(format!("{}{suffix}", path.display()));
+    let mut packed =
+        flate2::write::GzEncoder::new(fs::File::create(name(".tmp"))?, flate2::Compression::default());
+    io::copy(&mut fs::File::open(path)?, &mut packed)?;
+    packed.finish()?.set_permissions(fs::metadata(path)?.permissions())?;
+    fs::rename(name(".tmp"), name(".gz"))?;
+    fs::remove_file(path)
 }
 
 /// The rotated files of a log, the oldest first.
@@ -85,7 +104,7 @@ fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
     let prefix = format!("{name}.");
     let mut files: Vec<_> = fs::read_dir(dir)?
         .filter_map(Result::ok)
-        .filter(|e| e.file_name().to_str().is_some_and(|n| n.starts_with(&prefix)))
+        .filter(|e| e.file_name().to_str().is_some_and(|n| n.starts_with(&prefix) && !n.ends_with(".tmp")))
         .map(|e| e.path())
         .collect();
     files.sort();

@@ -121,21 +121,27 @@ pub async fn keep_status(shared: Arc<Shared>, source: Arc<dyn StatusSource>, shu
         let ready = conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
         tokio::select! {
             () = shutdown.cancelled() => return,
+            () = shared.node_changed.notified() => {}
             () = tokio::time::sleep(if ready { STATUS_PERIOD } else { UNREADY_PERIOD }) => {}
         }
     }
 }
 
-/// Events about the node itself. Upstream's kubelet gives the node's name as its uid there, and `kubectl
-/// describe node` looks for that.
+/// The node as events name it. Upstream's kubelet gives the node's name as its uid there, and `kubectl describe
+/// node` looks for that.
+pub(crate) fn reference(name: &str) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Node".into()),
+        name: Some(name.to_owned()),
+        uid: Some(name.to_owned()),
+        ..ObjectReference::default()
+    }
+}
+
+/// Events about the node itself.
 fn tell(shared: &Shared, node: &Node, report: &node_status::Report) {
     let name = node.metadata.name.clone().unwrap_or_default();
-    let about = ObjectReference {
-        kind: Some("Node".into()),
-        name: Some(name.clone()),
-        uid: Some(name.clone()),
-        ..ObjectReference::default()
-    };
+    let about = reference(&name);
     for reason in &report.events {
         shared.recorder.normal(&about, reason, format!("Node {name} status is now: {reason}"));
     }

@@ -1,25 +1,31 @@
 //! All pods of the node: one actor each, from the API's pods, from the runtime's, and from files.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use client::Informer;
 use cri::{RuntimeApi, v1};
 use k8s_openapi::api::core::v1::Pod;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 
-use crate::actor::{self, Handle, Input};
-use crate::admission::admit;
+use crate::actor::{self, Desired, Handle, Input};
+use crate::admission::{admit, refuse, requests};
 use crate::container_config::labels;
+use crate::qos::qos_class;
+use crate::resizing::{read_allocation, write_allocation};
 use crate::shared::Shared;
 use crate::static_pods::is_mirror;
 use crate::sync::Failure;
+use crate::sync::resize::{Allocation, Pending, event_message};
 
 /// The pods of this node by uid.
 #[derive(Default)]
 pub struct Pods {
     actors: RwLock<HashMap<String, Handle>>,
+    /// Held while resources are granted: what is granted to one pod is not there for another.
+    granting: Mutex<()>,
     /// Containers and sandboxes by id, to find the pod of a runtime event.
     shared: std::sync::OnceLock<Arc<Shared>>,
 }
@@ -89,7 +95,9 @@ impl Pods {
         let Some(uid) = pod.metadata.uid.clone().filter(|_| !is_mirror(&pod)) else { return };
         let known = self.get(&uid);
         if let Some(handle) = known.filter(|h| !h.done.is_cancelled()) {
-            handle.input.send_modify(|input| input.pod = pod);
+            let _granting = self.granting.lock();
+            let granted = Allocation::of(&handle.input.borrow().pod);
+            self.grant(&handle, &granted, pod);
             return;
         }
         let ended = self.actors.read().contains_key(&uid);
@@ -97,8 +105,18 @@ impl Pods {
             // it has been carried to its end; what the API still shows waits for somebody else
             return;
         }
+        let _granting = self.granting.lock();
+        let remembered = self.shared.get().and_then(|s| read_allocation(&s.config.pod_dir(&uid)));
+        if let Some(granted) = remembered {
+            // it ran before this kubelet did, and may have been asked to change meanwhile
+            let allocated = granted.applied_to(&pod).map_or_else(|| pod.clone(), Arc::new);
+            if let Some(handle) = self.start(uid, Input::new(allocated)) {
+                self.grant(&handle, &granted, pod);
+            }
+            return;
+        }
         let failure = self.refusal(&pod).map(|f| (f, true));
-        self.start(uid, Input { pod, mirror: None, gone: false, failure });
+        self.start(uid, Input { failure, ..Input::new(pod) });
     }
 
     /// Takes a static pod, with its mirror in the API if there is one.
@@ -106,7 +124,8 @@ impl Pods {
         let Some(uid) = pod.metadata.uid.clone() else { return };
         let Some(handle) = self.get(&uid).filter(|h| !h.done.is_cancelled()) else {
             let failure = self.refusal(&pod).map(|f| (f, true));
-            return self.start(uid, Input { pod, mirror, gone: false, failure });
+            self.start(uid, Input { mirror, failure, ..Input::new(pod) });
+            return;
         };
         let version = |p: &Option<Arc<Pod>>| p.as_ref().and_then(|p| p.metadata.uid.clone());
         handle.input.send_if_modified(|input| {
@@ -135,10 +154,68 @@ impl Pods {
         }
     }
 
-    fn start(&self, uid: String, input: Input) {
+    fn start(&self, uid: String, input: Input) -> Option<Handle> {
+        let handle = actor::spawn(self.shared.get()?.clone(), input);
+        self.actors.write().insert(uid, handle.clone());
+        Some(handle)
+    }
+
+    /// Gives a pod what it asks for, if the node has room beside the other pods; else it keeps what it was granted
+    /// and waits.
+    fn grant(&self, handle: &Handle, granted: &Allocation, pod: Arc<Pod>) {
+        let Some(allocated) = granted.applied_to(&pod) else {
+            handle.input.send_modify(|input| (input.pod, input.desired) = (pod, None));
+            return;
+        };
         let Some(shared) = self.shared.get() else { return };
-        let handle = actor::spawn(shared.clone(), input);
-        self.actors.write().insert(uid, handle);
+        let generation = pod.metadata.generation;
+        let Some(failure) = self.does_not_fit(&pod) else {
+            let dir = shared.config.pod_dir(pod.metadata.uid.as_deref().unwrap_or_default());
+            if let Err(e) = write_allocation(&dir, &Allocation::of(&pod)) {
+                tracing::warn!(pod = ?pod.metadata.name, error = %e, "what a pod was granted cannot be noted");
+            }
+            let message = event_message("Pod resize started", &pod, generation, "");
+            shared.event(&pod, None, false, "ResizeStarted", message);
+            handle.input.send_modify(|input| {
+                (input.pod, input.desired, input.granted_generation) = (pod, None, generation);
+            });
+            return;
+        };
+        let before = handle.input.borrow().desired.clone();
+        let message =
+            failure.message.strip_prefix("Pod was rejected: ").unwrap_or(&failure.message).to_owned();
+        if before.as_ref().is_none_or(|b| b.pending.generation != generation) {
+            let text = event_message("Pod resize Deferred", &pod, generation, &message);
+            shared.event(&pod, None, true, "ResizeDeferred", text);
+        }
+        let pending = Pending { message, generation };
+        let since = before.map_or_else(client::now, |b| b.since);
+        handle.input.send_modify(|input| {
+            (input.pod, input.desired) = (Arc::new(allocated), Some(Desired { pod, pending, since }));
+        });
+    }
+
+    /// Tries the resizes that wait again: those that ask for no more first, then by priority, class, and how long
+    /// they have been waiting.
+    pub fn retry_resizes(&self) {
+        let _granting = self.granting.lock();
+        let mut waiting: Vec<(Handle, Arc<Pod>, Desired)> = {
+            let actors = self.actors.read();
+            let waits = |h: &Handle| {
+                let input = h.input.borrow();
+                Some((h.clone(), input.pod.clone(), input.desired.clone()?))
+            };
+            actors.values().filter(|h| !h.done.is_cancelled()).filter_map(waits).collect()
+        };
+        waiting.sort_by_key(|(_, allocated, desired)| {
+            let (had, wants) = (requests(allocated), requests(&desired.pod));
+            let more = ["cpu", "memory"].iter().any(|n| wants.get(*n) > had.get(*n));
+            let priority = desired.pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
+            (more, Reverse(priority), qos_class(&desired.pod) != "Guaranteed", desired.since)
+        });
+        for (handle, allocated, desired) in waiting {
+            self.grant(&handle, &Allocation::of(&allocated), desired.pod);
+        }
     }
 
     /// Drops actors that have ended and whose pod the API does not have.
@@ -153,6 +230,22 @@ impl Pods {
             // it was admitted before, or will not run at all
             return None;
         }
+        let shared = self.shared.get()?;
+        let allowed = &shared.config.allowed_unsafe_sysctls;
+        let sysctls = || crate::sysctls::forbidden(pod, allowed, &shared.node.kernel_version);
+        let failure = shared
+            .pressure
+            .refuses(pod)
+            .map(|message| refuse("Evicted", message))
+            .or_else(|| sysctls().map(|message| refuse("SysctlForbidden", message)))
+            .or_else(|| self.does_not_fit(pod))?;
+        let text = failure.message.strip_prefix("Pod was rejected: ").unwrap_or(&failure.message);
+        shared.event(pod, None, true, &failure.reason, text.to_owned());
+        Some(failure)
+    }
+
+    /// Why a pod does not fit beside the others with what these were granted.
+    fn does_not_fit(&self, pod: &Pod) -> Option<Failure> {
         let node = self.shared.get()?.api_node.read().clone()?;
         let list = self.list();
         let active: Vec<&Pod> = list
@@ -164,11 +257,7 @@ impl Pods {
             .map(|(p, _)| &**p)
             .filter(|p| p.metadata.uid != pod.metadata.uid)
             .collect();
-        let failure = admit(pod, &active, &node)?;
-        let shared = self.shared.get()?;
-        let text = failure.message.strip_prefix("Pod was rejected: ").unwrap_or(&failure.message);
-        shared.event(pod, None, true, &failure.reason, text.to_owned());
-        Some(failure)
+        admit(pod, &active, &node)
     }
 
     /// Ends pods that are in the runtime but not in the API: they were deleted while this kubelet was away.
@@ -187,7 +276,7 @@ impl Pods {
                 containers.iter().filter(|c| c.labels.get(labels::POD_UID) == Some(&uid)).collect();
             let pod = pod_from_labels(&sandbox, &own);
             tracing::info!(pod = ?pod.metadata.name, uid, "a pod that the API does not have any more is ended");
-            self.start(uid, Input { pod: Arc::new(pod), mirror: None, gone: true, failure: None });
+            self.start(uid, Input { gone: true, ..Input::new(Arc::new(pod)) });
         }
         Ok(())
     }

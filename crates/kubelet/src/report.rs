@@ -163,6 +163,9 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Value {
         }
         changed.push(condition);
     }
+    // a resize that is over is told by the absence of its conditions
+    let gone = old.iter().filter(|o| !list.iter().any(|n| n["type"] == o["type"]));
+    changed.extend(gone.map(|o| json!({"type": o["type"], "$patch": "delete"})));
     Value::Array(changed)
 }
 
@@ -193,6 +196,11 @@ mod tests {
             json!({"conditions": [{"type": "A", "status": "True"}, {"type": "B", "status": "False", "reason": "R"}]}),
             json!({"conditions": [{"type": "A", "status": "True"}, {"type": "B", "status": "True"}]}),
             json!({"conditions": [{"type": "B", "status": "True", "reason": null}]}),
+        );
+        check(
+            json!({"conditions": [{"type": "A", "status": "True"}, {"type": "B", "status": "True"}]}),
+            json!({"conditions": [{"type": "A", "status": "True"}]}),
+            json!({"conditions": [{"type": "B", "$patch": "delete"}]}),
         );
         check(json!({}), json!({"podIPs": [{"ip": "a"}]}), json!({"podIPs": [{"ip": "a"}]}));
         check(

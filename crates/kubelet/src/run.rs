@@ -19,12 +19,14 @@ use crate::cgroups::{CgroupError, Cgroups};
 use crate::config::Config;
 use crate::container_config::Node;
 use crate::dns::NodeDns;
+use crate::eviction::{self, Pressure};
 use crate::housekeeping::ImageGc;
 use crate::images::Images;
 use crate::metrics::Metrics;
 use crate::node::{self, StatusSource};
 use crate::node_status::{Settings, Source};
 use crate::pods::{Change, Pods, follow};
+use crate::pulled::Pulled;
 use crate::server::auth::{ApiReviews, Gate};
 use crate::server::listen::TlsError;
 use crate::server::stats::Collector;
@@ -36,7 +38,7 @@ use crate::watched::Watched;
 
 /// Pause before subscribing to the runtime's events again.
 const EVENTS_RETRY: Duration = Duration::from_secs(1);
-/// How often logs are looked at for rotation, and dead things for removal.
+/// How often dead things are looked for.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// How often the runtime is searched for pods that nobody knows: a sandbox whose creation was broken off
 /// may come up behind our back.
@@ -74,7 +76,8 @@ pub async fn run(
     client: Client,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let cgroups = Cgroups::detect()?;
+    let mut cgroups = Cgroups::detect()?;
+    cgroups.pod_pids_limit = config.pod_pids_limit;
     let facts = node_facts(&config);
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let cpu_millis = i64::try_from(cpus).unwrap_or(1) * 1000;
@@ -91,13 +94,21 @@ pub async fn run(
         register_node: true,
     };
     let kubelet = Kubelet::new(config.clone(), client.clone(), parts).await?;
+    let collector = Arc::new(Collector::new(cgroups, runtime.clone(), runtime.clone(), &config));
+    let eviction = eviction::Manager {
+        shared: kubelet.shared.clone(),
+        pods: kubelet.pods.clone(),
+        images: runtime.clone(),
+        collector: collector.clone(),
+    };
+    let evicting = tokio::spawn(eviction.run(shutdown.clone()));
     let mut metrics = Registry::default();
     kubelet.shared.metrics.register(&mut metrics);
     let server = Server {
         pods: kubelet.pods.clone(),
         runtime: runtime.clone(),
         gate: Gate::new(Arc::new(ApiReviews { client }), &config.node_name),
-        collector: Some(Collector::new(cgroups, runtime, &config.node_name, config.data_dir.clone())),
+        collector: Some(collector.clone()),
         metrics: Arc::new(metrics),
         log_dir: "/var/log".into(),
         configuration: configuration(&config),
@@ -106,6 +117,7 @@ pub async fn run(
     let served = tokio::spawn(server::serve(Arc::new(server), listener, certificates, shutdown.clone()));
     let result = kubelet.run(shutdown).await;
     served.abort();
+    evicting.abort();
     result
 }
 
@@ -134,8 +146,14 @@ fn configuration(config: &Config) -> serde_json::Value {
         "nodeLeaseDurationSeconds": config.lease_duration.as_secs(),
         "imageGCHighThresholdPercent": config.image_gc_high_percent,
         "imageGCLowThresholdPercent": config.image_gc_low_percent,
-        "containerLogMaxSize": "10Mi",
-        "containerLogMaxFiles": crate::logs::MAX_LOG_FILES,
+        "containerLogMaxSize": crate::quantity::bytes_text(i64::try_from(config.container_log_max_bytes).unwrap_or(i64::MAX)),
+        "containerLogMaxFiles": config.container_log_max_files,
+        "containerLogMonitorInterval": format!("{}s", config.container_log_monitor_interval.as_secs()),
+        "evictionPressureTransitionPeriod": format!("{}s", config.eviction_transition.as_secs()),
+        "evictionMaxPodGracePeriod": config.eviction_max_grace_seconds,
+        "serializeImagePulls": config.parallel_image_pulls == Some(1),
+        "maxParallelImagePulls": config.parallel_image_pulls,
+        "allowedUnsafeSysctls": config.allowed_unsafe_sysctls,
         "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": true}},
         "authorization": {"mode": "Webhook"},
     })
@@ -173,26 +191,32 @@ impl Kubelet {
         let pods = Arc::new(Pods::default());
         // the pods know what is shared, not the other way round
         let woken = Arc::downgrade(&pods);
+        let pressure = Arc::new(Pressure::default());
         let status = parts.register_node.then(|| {
             let source: Arc<dyn StatusSource> = Arc::new(Source {
                 runtime: parts.runtime.clone(),
                 images: parts.images.clone(),
                 kubelet_dir: config.data_dir.clone(),
+                pressure: pressure.clone(),
                 settings: Settings {
                     hostname: config.node_name.clone(),
                     internal_ips: config.node_ips.clone(),
                     max_pods: config.max_pods,
                     port: config.port,
                     kubelet_version: config.version.clone(),
-                    ..Settings::default()
+                    eviction: config.eviction.clone(),
+                    reserved_cpu_millis: config.reserved_cpu_millis,
+                    reserved_memory_bytes: config.reserved_memory_bytes,
+                    errors: Vec::new(),
                 },
             });
             source
         });
+        let pulled = Pulled::open(config.data_dir.join("pulled-images.json"), config.image_verification);
         let recorder = Recorder::new(client.clone(), "kubelet", &config.node_name);
         let shared = Arc::new(Shared {
             node: node_facts(&config),
-            images: Images::new(parts.images.clone()),
+            images: Images::new(parts.images.clone(), pulled, config.parallel_image_pulls),
             watched: Watched::new(
                 client.clone(),
                 Arc::new(move |uid| woken.upgrade().into_iter().for_each(|pods| pods.wake_objects(uid))),
@@ -207,6 +231,8 @@ impl Kubelet {
             cgroups: parts.cgroups,
             metrics: Metrics::default(),
             image_gc: ImageGc::default(),
+            pressure,
+            node_changed: tokio::sync::Notify::new(),
             started: std::time::Instant::now(),
             stop: CancellationToken::new(),
             config,
@@ -256,6 +282,8 @@ impl Kubelet {
         self.end_orphans().await;
         self.remove_orphaned_dirs().await;
         let mut orphans = tokio::time::interval(ORPHANS);
+        let mut logs = tokio::time::interval(config.container_log_monitor_interval);
+        logs.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -263,6 +291,7 @@ impl Kubelet {
                 () = shutdown.cancelled() => return Ok(()),
                 Some(change) = changes.recv() => self.take(change),
                 _ = orphans.tick() => self.end_orphans().await,
+                _ = logs.tick() => crate::housekeeping::rotate_logs(&self.shared, &self.pods).await,
                 _ = housekeeping.tick() => {
                     let known: std::collections::HashSet<_> =
                         pods.list().iter().filter_map(|p| p.metadata.uid.clone()).collect();
@@ -368,8 +397,16 @@ fn node_facts(config: &Config) -> Node {
     Node {
         memory_bytes,
         cgroup_v2: Path::new("/sys/fs/cgroup/cgroup.controllers").exists(),
+        swap_accounted: [
+            "/sys/fs/cgroup/init.scope/memory.swap.max",
+            "/sys/fs/cgroup/kubepods/memory.swap.max",
+            "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes",
+        ]
+        .iter()
+        .any(|file| Path::new(file).exists()),
         hugepage_sizes,
         extra_masked_paths: throttles.map(|p| p.to_string_lossy().into_owned()).collect(),
+        kernel_version: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default(),
         seccomp_root: config.data_dir.join("seccomp"),
         pod_logs_dir: config.pod_logs_dir.clone(),
         dns: NodeDns {

@@ -63,8 +63,12 @@ fn check_non_root(
     match (sc.run_as_user, image.uid) {
         (Some(0), _) => refuse("container's runAsUser breaks non-root policy".into()),
         (Some(_), _) => Ok(()),
+        // an image that names nobody runs as root
+        (None, None) if image.username.is_empty() => {
+            refuse("container has runAsNonRoot and image will run as root".into())
+        }
         (None, Some(0)) => refuse("container has runAsNonRoot and image will run as root".into()),
-        (None, None) if !image.username.is_empty() => refuse(format!(
+        (None, None) => refuse(format!(
             "container has runAsNonRoot and image has non-numeric user ({}), cannot verify user is non-root",
             image.username
         )),

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::container_config::Node;
+use crate::eviction::Pressure;
 use crate::housekeeping::ImageGc;
 use crate::images::{ImageEvent, Images};
 use crate::metrics::Metrics;
@@ -37,6 +38,10 @@ pub struct Shared {
     pub cgroups: Arc<dyn PodCgroups>,
     pub metrics: Metrics,
     pub image_gc: ImageGc,
+    /// What the node is short of.
+    pub pressure: Arc<Pressure>,
+    /// The node's status is to be written before its time.
+    pub node_changed: tokio::sync::Notify,
     pub started: std::time::Instant,
     /// The end of this kubelet: its pods' actors end with it, their containers do not.
     pub stop: CancellationToken,

@@ -48,6 +48,7 @@ impl Round {
         let runtime = self.shared.runtime.clone();
         let created = runtime.create_container(&sandbox.id, config, sandbox.config.clone()).await;
         let id = created.map_err(|e| fail(self, StartError::new("CreateContainerError", e.message())))?;
+        self.note_actuated(&id, container);
         self.shared.event(&self.pod, Some(about), false, "Created", "Container created");
         if let Err(e) = runtime.start_container(&id).await {
             return Err(fail(self, StartError::new("RunContainerError", e.message())));
@@ -244,10 +245,9 @@ impl Round {
         };
         let ips = if sandbox.ips.is_empty() { self.ips() } else { sandbox.ips.clone() };
         let ip = ips.first().map_or("", String::as_str);
-        let Err(message) = run_hook(&*self.shared.runtime, id, &self.pod, container, ip, handler).await
-        else {
-            return Ok(());
-        };
+        let tell = |text| self.shared.event(&self.pod, None, true, "LifecycleHTTPFallback", text);
+        let done = run_hook(&*self.shared.runtime, id, &self.pod, container, ip, handler, tell).await;
+        let Err(message) = done else { return Ok(()) };
         // the output of a hook may be secret
         let about = Some((kind, container.name.as_str()));
         self.shared.event(&self.pod, about, true, "FailedPostStartHook", "PostStartHook failed");

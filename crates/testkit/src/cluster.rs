@@ -8,6 +8,12 @@ use std::time::Duration;
 /// A node is Ready within this time, on a machine that builds and tests at once.
 const READY: Duration = Duration::from_secs(120);
 
+/// A machine that builds has a full disk now and then: pods are evicted, and images removed, much later than upstream's
+/// defaults have it.
+const KUBELET: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+                       evictionHard: {memory.available: 100Mi, nodefs.available: 512Mi}\n\
+                       imageGCHighThresholdPercent: 100\nimageGCLowThresholdPercent: 99\n";
+
 /// Fetches the page at a host and prints its body.
 const GET: &str = include_str!("../../../demo/get");
 
@@ -21,12 +27,21 @@ impl Cluster {
     /// Starts a server in the calling thread's network. `ironclad`: the binary.
     #[track_caller]
     pub fn start(ironclad: &str, flags: &[&str]) -> Self {
-        let cluster = Self {
+        Self::with_kubelet(ironclad, flags, "")
+    }
+
+    /// As [`Cluster::start`], with more lines of a KubeletConfiguration.
+    #[track_caller]
+    pub fn with_kubelet(ironclad: &str, flags: &[&str], settings: &str) -> Self {
+        let mut cluster = Self {
             ironclad: ironclad.into(),
             // short: sockets live below it
             directory: tempfile::Builder::new().prefix("ic").tempdir_in("/var/tmp").expect("a directory"),
             flags: flags.iter().map(|f| (*f).to_owned()).collect(),
         };
+        let path = cluster.data().join("kubelet.yaml");
+        std::fs::write(&path, format!("{KUBELET}{settings}")).expect("a file");
+        cluster.flags.push(format!("--kubelet-config={}", path.display()));
         cluster.server();
         cluster
     }
@@ -89,6 +104,12 @@ impl Cluster {
     /// a static busybox cannot look names up).
     #[track_caller]
     pub fn busybox_image(&self, name: &str) {
+        self.image(name, &[]);
+    }
+
+    /// As [`Cluster::busybox_image`], with more arguments for `ironclad image build`.
+    #[track_caller]
+    pub fn image(&self, name: &str, more: &[&str]) {
         let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| Path::new(p).exists());
         let file = format!("/bin/busybox={}", busybox.expect("busybox-static is installed"));
         let get = self.data().join("get");
@@ -100,13 +121,14 @@ impl Cluster {
             vec!["image", "build", name, "--file", &file, "--file", &get, "--program", "/bin/bash=/bin/bash"];
         let applets = [
             "sh", "cat", "cp", "sed", "sleep", "echo", "nslookup", "httpd", "id", "ls", "touch", "env",
-            "true", "false",
+            "true", "false", "dd", "df", "rm", "mount", "ps", "wget", "grep", "head", "stat", "usleep",
         ];
         let links: Vec<String> = applets.iter().map(|a| format!("/bin/{a}=busybox")).collect();
         for link in &links {
             arguments.extend(["--link", link]);
         }
         arguments.extend(["--cmd", "/bin/sh"]);
+        arguments.extend(more);
         let output = self.ironclad(&arguments);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }

@@ -5,8 +5,11 @@
 pub mod cluster;
 pub mod kubectl;
 pub mod network;
+pub mod registry;
+pub mod target;
 pub mod wait;
 
 pub use cluster::Cluster;
 pub use kubectl::{Kubectl, Output};
+pub use registry::Registry;
 pub use wait::until;

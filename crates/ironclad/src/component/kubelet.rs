@@ -46,6 +46,10 @@ pub struct Node {
     /// Directory of static pods
     #[arg(long)]
     pub pod_manifest_path: Option<PathBuf>,
+    /// Settings in upstream's form, a KubeletConfiguration of kubelet.config.k8s.io/v1beta1; what is given here goes
+    /// before the flags
+    #[arg(long = "kubelet-config", alias = "config", value_name = "FILE")]
+    pub kubelet_config: Option<PathBuf>,
     /// Where containers' logs are written
     #[arg(long, default_value = "/var/log/pods")]
     pub pod_logs_dir: PathBuf,
@@ -126,7 +130,7 @@ pub fn start(parts: &mut Parts, setup: Setup<'_>) -> anyhow::Result<()> {
     let (client, token) = (setup.client.clone(), parts.shutdown.clone());
     parts.start("network", async move { Ok(network::run(network, client, token).await?) });
 
-    let config = kubelet::Config {
+    let mut config = kubelet::Config {
         node_name: name,
         node_ips: vec![setup.node.address()?.to_string()],
         data_dir: setup.data.kubelet(),
@@ -137,6 +141,13 @@ pub fn start(parts: &mut Parts, setup: Setup<'_>) -> anyhow::Result<()> {
         max_pods: setup.node.max_pods,
         ..kubelet::Config::default()
     };
+    if let Some(path) = &setup.node.kubelet_config {
+        let name = || format!("--kubelet-config {}", path.display());
+        let text = std::fs::read_to_string(path).with_context(name)?;
+        for field in kubelet::configuration::apply(&mut config, &text).with_context(name)? {
+            tracing::info!(field, "a field of the kubelet's configuration has no effect");
+        }
+    }
     let tls = kubelet::Serving {
         certificate_pem: setup.identity.certificate_pem,
         key_pem: setup.identity.key_pem,

@@ -4,56 +4,14 @@ use k8s_openapi::api::core::v1::NodeCondition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time as ApiTime;
 use meta::Time;
 
-use super::{HostFacts, Settings, find, share};
-
-/// When the kubelet begins to evict pods (upstream's default `evictionHard`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Thresholds {
-    pub memory_available_bytes: u64,
-    pub node_fs_available_percent: u8,
-    pub node_fs_inodes_free_percent: u8,
-    pub image_fs_available_percent: u8,
-    pub image_fs_inodes_free_percent: u8,
-    /// None by default, as upstream.
-    pub pid_available: Option<u64>,
-}
-
-impl Default for Thresholds {
-    fn default() -> Self {
-        Self {
-            memory_available_bytes: 100 << 20,
-            node_fs_available_percent: 10,
-            node_fs_inodes_free_percent: 5,
-            image_fs_available_percent: 15,
-            image_fs_inodes_free_percent: 5,
-            pid_available: None,
-        }
-    }
-}
+use super::{HostFacts, Settings, find};
 
 /// What the node is short of.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Pressure {
+pub struct Conditions {
     pub memory: bool,
     pub disk: bool,
     pub pid: bool,
-}
-
-/// Compares the facts with the thresholds. What could not be read is no pressure.
-pub fn pressure(facts: &HostFacts, thresholds: &Thresholds) -> Pressure {
-    let short = |free: u64, all: u64, percent: u8| all > 0 && free < share(all, percent);
-    let node = &facts.node_fs;
-    let node_fs = short(node.available_bytes, node.capacity_bytes, thresholds.node_fs_available_percent)
-        || short(node.inodes_free, node.inodes, thresholds.node_fs_inodes_free_percent);
-    let image = facts.image_fs.as_ref().unwrap_or(node);
-    let image_fs = short(image.available_bytes, image.capacity_bytes, thresholds.image_fs_available_percent)
-        || short(image.inodes_free, image.inodes, thresholds.image_fs_inodes_free_percent);
-    let pids = facts.max_pids.saturating_sub(facts.running_pids);
-    Pressure {
-        memory: facts.memory_bytes > 0 && facts.memory_available_bytes < thresholds.memory_available_bytes,
-        disk: node_fs || image_fs,
-        pid: thresholds.pid_available.is_some_and(|least| pids < least),
-    }
 }
 
 /// What is said of one kind of pressure: with it and without it, reason, message and event.
@@ -99,8 +57,8 @@ pub(super) fn conditions(
     let own = [MEMORY.type_, DISK.type_, PID.type_, "Ready"];
     let mut all: Vec<NodeCondition> =
         last.iter().filter(|c| !own.contains(&c.type_.as_str())).cloned().collect();
-    let pressure = pressure(facts, &settings.thresholds);
-    for (words, under) in [(MEMORY, pressure.memory), (DISK, pressure.disk), (PID, pressure.pid)] {
+    let Conditions { memory, disk, pid } = facts.pressure;
+    for (words, under) in [(MEMORY, memory), (DISK, disk), (PID, pid)] {
         let [reason, message, event] = if under { words.under } else { words.well };
         let (condition, changed) = condition(last, words.type_, under, reason, message, now);
         if changed {
@@ -178,22 +136,14 @@ mod tests {
     }
 
     #[test]
-    fn pressure_begins_below_the_thresholds() {
-        #[track_caller]
-        fn check(change: impl Fn(&mut HostFacts), expect: [bool; 3]) {
-            let mut facts = healthy();
-            change(&mut facts);
-            let thresholds = Thresholds { pid_available: Some(100), ..Thresholds::default() };
-            let Pressure { memory, disk, pid } = pressure(&facts, &thresholds);
-            assert_eq!([memory, disk, pid], expect);
-        }
-        check(|_| {}, [false; 3]);
-        check(|f| f.memory_available_bytes = (100 << 20) - 1, [true, false, false]);
-        check(|f| f.node_fs.available_bytes = 14, [false, true, false]);
-        check(|f| f.node_fs.inodes_free = 4, [false, true, false]);
-        check(|f| f.running_pids = 901, [false, false, true]);
-        // a disk that could not be read
-        check(|f| f.node_fs = Disk::default(), [false; 3]);
+    fn a_node_that_is_short_of_something_says_so() {
+        let mut facts = healthy();
+        facts.pressure.disk = true;
+        let mut events = Vec::new();
+        let all = conditions(None, &facts, &Settings::default(), at("2026-06-01T00:00:00Z"), &mut events);
+        let disk = all.iter().find(|c| c.type_ == "DiskPressure").unwrap();
+        assert_eq!((disk.status.as_str(), disk.reason.as_deref()), ("True", Some("KubeletHasDiskPressure")));
+        assert!(events.contains(&"NodeHasDiskPressure"));
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub struct HostFacts {
     pub architecture: String,
     pub runtime: RuntimeHealth,
     pub images: Vec<pb::Image>,
+    pub pressure: super::Conditions,
 }
 
 /// Reads everything. What cannot be read is empty, and a runtime that does not answer says so in its
@@ -90,6 +91,7 @@ pub fn host(kubelet_dir: &Path, image_dir: Option<&Path>) -> HostFacts {
         architecture: cri::image::architecture().to_owned(),
         runtime: RuntimeHealth::default(),
         images: Vec::new(),
+        pressure: super::Conditions::default(),
     }
 }
 

@@ -13,10 +13,11 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use meta::Time;
 
-pub use conditions::{Pressure, Thresholds, pressure};
+pub use conditions::Conditions;
 pub use facts::{Disk, HostFacts, RuntimeHealth, gather};
 pub use source::Source;
 
+use crate::eviction::threshold::{Signal, Threshold, kept_free};
 use crate::quantity::{bytes_text, millis_text};
 
 /// How many images a status names, and how many names of each (upstream's `nodeStatusMaxImages` and
@@ -38,7 +39,8 @@ pub struct Settings {
     /// Set aside for the system and for Kubernetes' own processes.
     pub reserved_cpu_millis: u64,
     pub reserved_memory_bytes: u64,
-    pub thresholds: Thresholds,
+    /// Of what pods may have, this much is kept free.
+    pub eviction: Vec<Threshold>,
     /// Problems that keep the node from being ready, besides those of the runtime.
     pub errors: Vec<String>,
 }
@@ -136,24 +138,22 @@ fn allocatable(
     capacity: &BTreeMap<String, Quantity>,
 ) -> BTreeMap<String, Quantity> {
     let mut list = capacity.clone();
+    let free = |signal, capacity: u64| {
+        let capacity = i64::try_from(capacity).unwrap_or(i64::MAX);
+        u64::try_from(kept_free(&settings.eviction, signal, capacity)).unwrap_or(0)
+    };
     let huge: u64 = facts.huge_pages.iter().map(|(size, count)| size.saturating_mul(*count)).sum();
     let memory = facts
         .memory_bytes
         .saturating_sub(settings.reserved_memory_bytes)
-        .saturating_sub(settings.thresholds.memory_available_bytes)
+        .saturating_sub(free(Signal::MemoryAvailable, facts.memory_bytes))
         .saturating_sub(huge);
     let cpu = facts.cpu_cores.saturating_mul(1000).saturating_sub(settings.reserved_cpu_millis);
     let disk = facts.node_fs.capacity_bytes;
-    let kept_free = share(disk, settings.thresholds.node_fs_available_percent);
     list.insert("cpu".into(), quantity(millis_text(i64::try_from(cpu).unwrap_or(i64::MAX))));
     list.insert("memory".into(), bytes(memory));
-    list.insert("ephemeral-storage".into(), bytes(disk.saturating_sub(kept_free)));
+    list.insert("ephemeral-storage".into(), bytes(disk.saturating_sub(free(Signal::NodeFsAvailable, disk))));
     list
-}
-
-/// So many percent of an amount.
-fn share(amount: u64, percent: u8) -> u64 {
-    u64::try_from(u128::from(amount) * u128::from(percent) / 100).unwrap_or(u64::MAX)
 }
 
 fn addresses(settings: &Settings) -> Vec<NodeAddress> {
@@ -264,6 +264,7 @@ mod tests {
             max_pods: 110,
             port: 10250,
             kubelet_version: "v1.36.0".into(),
+            eviction: crate::Config::default().eviction,
             ..Settings::default()
         }
     }

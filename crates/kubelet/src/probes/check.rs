@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::net::TcpStream;
 
 use super::grpc;
-use super::http::{HttpGet, HttpResult, get, resolve_port};
+use super::http::{HttpGet, HttpResult, PROBE_AGENT, get, resolve_port};
 use crate::env::expand;
 
 /// Bytes of output that an event may carry (upstream's `maxRespBodyLength` and exec limit).
@@ -40,7 +40,7 @@ pub async fn check(target: &Target, container: &Container, probe: &Probe, timeou
         return exec_in(target, container, &command, timeout).await;
     }
     if let Some(action) = &probe.http_get {
-        let request = match HttpGet::from_action(action, container, &target.pod_ip) {
+        let request = match HttpGet::from_action(action, container, &target.pod_ip, PROBE_AGENT) {
             Ok(request) => request,
             Err(e) => return Outcome::Unknown(e),
         };

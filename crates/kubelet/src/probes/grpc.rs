@@ -7,6 +7,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Endpoint;
 
 use super::check::{Outcome, join};
+use super::http::PROBE_AGENT;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct HealthCheckRequest {
@@ -27,7 +28,8 @@ const STATES: [&str; 4] = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN
 pub(super) async fn check(host: &str, port: u16, service: &str, timeout: Duration) -> Outcome {
     let address = join(host, port);
     let seconds = timeout.as_secs();
-    let endpoint = match Endpoint::from_shared(format!("http://{address}")) {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).and_then(|e| e.user_agent(PROBE_AGENT));
+    let endpoint = match endpoint {
         Ok(endpoint) => endpoint,
         Err(e) => return Outcome::Unknown(e.to_string()),
     };
@@ -67,6 +69,16 @@ pub(super) async fn check(host: &str, port: u16, service: &str, timeout: Duratio
             "error: this server does not implement the grpc health protocol (grpc.health.v1.Health): {}",
             e.message()
         )),
-        Ok(Err(e)) => Outcome::Failure(format!("error: health rpc probe failed: {}", e.message())),
+        Ok(Err(e)) => {
+            // the names of codes are Go's but for this one
+            let code = match e.code() {
+                Code::Cancelled => "Canceled".to_owned(),
+                code => format!("{code:?}"),
+            };
+            Outcome::Failure(format!(
+                "error: health rpc probe failed: rpc error: code = {code} desc = {}",
+                e.message()
+            ))
+        }
     }
 }

@@ -19,7 +19,11 @@ use super::check::{dial, join};
 /// Bytes of a response that are looked at.
 const MAX_BODY_BYTES: usize = 10 << 10;
 const MAX_REDIRECTS: usize = 10;
-const USER_AGENT: &str = "kube-probe/1.36";
+/// Who asks, as servers see it.
+pub const PROBE_AGENT: &str = "kube-probe/1.36";
+pub const HOOK_AGENT: &str = "kube-lifecycle/1.36";
+/// The error of a server that does not speak TLS, in Go's words.
+pub const NO_TLS: &str = "http: server gave HTTP response to HTTPS client";
 
 /// A request that a probe or a hook makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +34,7 @@ pub struct HttpGet {
     /// Path and query.
     pub path: String,
     pub headers: Vec<(String, String)>,
+    pub agent: &'static str,
 }
 
 /// What came of it.
@@ -65,14 +70,24 @@ impl HttpGet {
     ///
     /// # Errors
     /// See [`resolve_port`].
-    pub fn from_action(action: &HTTPGetAction, container: &Container, pod_ip: &str) -> Result<Self, String> {
+    pub fn from_action(
+        action: &HTTPGetAction,
+        container: &Container,
+        pod_ip: &str,
+        agent: &'static str,
+    ) -> Result<Self, String> {
         let port = resolve_port(&action.port, container)?;
         let host = action.host.as_deref().filter(|h| !h.is_empty()).unwrap_or(pod_ip).to_owned();
         let path = action.path.clone().unwrap_or_default();
         let path = if path.starts_with('/') { path } else { format!("/{path}") };
         let headers =
             action.http_headers.iter().flatten().map(|h| (h.name.clone(), h.value.clone())).collect();
-        Ok(Self { tls: action.scheme.as_deref() == Some("HTTPS"), host, port, path, headers })
+        Ok(Self { tls: action.scheme.as_deref() == Some("HTTPS"), host, port, path, headers, agent })
+    }
+
+    /// Host and port.
+    pub fn authority(&self) -> String {
+        join(&self.host, self.port)
     }
 
     fn url(&self) -> String {
@@ -125,8 +140,11 @@ async fn once(request: &HttpGet, timeout: Duration) -> Result<(u16, Option<Strin
     }
     let name = ServerName::try_from(request.host.clone()).map_err(|e| e.to_string())?;
     let config = trusting_config().map_err(|e| e.to_string())?;
-    let stream =
-        tokio_rustls::TlsConnector::from(config).connect(name, stream).await.map_err(|e| e.to_string())?;
+    let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await;
+    let stream = stream.map_err(|e| match e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => NO_TLS.to_owned(),
+        _ => e.to_string(),
+    })?;
     exchange(request, stream).await
 }
 
@@ -166,9 +184,13 @@ fn build(request: &HttpGet) -> Result<Request<Empty<Bytes>>, String> {
             headers.insert(name, HeaderValue::from_static(value));
         }
     };
-    default(http::header::USER_AGENT, USER_AGENT);
+    default(http::header::USER_AGENT, request.agent);
     default(http::header::ACCEPT, "*/*");
     default(http::header::CONNECTION, "close");
+    // one that was given empty is none
+    if headers.get(http::header::ACCEPT).is_some_and(HeaderValue::is_empty) {
+        headers.remove(http::header::ACCEPT);
+    }
     Ok(built)
 }
 
@@ -249,8 +271,14 @@ mod tests {
     }
 
     async fn run(port: u16) -> HttpResult {
-        let request =
-            HttpGet { tls: false, host: "127.0.0.1".into(), port, path: "/x".into(), headers: Vec::new() };
+        let request = HttpGet {
+            tls: false,
+            host: "127.0.0.1".into(),
+            port,
+            path: "/x".into(),
+            headers: Vec::new(),
+            agent: PROBE_AGENT,
+        };
         get(&request, Duration::from_secs(5)).await
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 pub use check::{Outcome, Target, check};
-pub use http::{HttpGet, HttpResult, get as http_get, resolve_port};
+pub use http::{HOOK_AGENT, HttpGet, HttpResult, NO_TLS, get as http_get, resolve_port};
 pub use tally::{ProbeKind, Tally};
 
 /// A probe's new result.

@@ -48,7 +48,7 @@ pub struct Server {
     pub runtime: Arc<dyn RuntimeApi>,
     pub gate: Gate,
     /// Without cgroups there are no figures.
-    pub collector: Option<Collector>,
+    pub collector: Option<Arc<Collector>>,
     /// The kubelet's own figures.
     pub metrics: Arc<Registry>,
     /// The node's logs, `/var/log`.

@@ -3,8 +3,9 @@
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use meta::Time;
 
-use super::backoff::{CONTAINER_BACKOFF, add, go_seconds};
+use super::backoff::{CONTAINER_BACKOFF, Limits, add, go_seconds};
 use super::init::{Progress, plan_init};
+use super::resize::{self, Need, Update};
 use super::status::{StatusInput, build_status, finalize_terminated};
 use super::{
     Action, ContainerKind, ContainerState, DEFAULT_GRACE_SECONDS, Failure, MINIMUM_GRACE_SECONDS,
@@ -48,6 +49,28 @@ pub(super) struct Wanted {
     pub start_ephemeral: Vec<String>,
     pub start_init: Vec<String>,
     pub start: Vec<String>,
+    /// Containers whose cgroups change; `Some` also if the pod's own has to because containers restart for it.
+    pub resize: Option<Vec<Update>>,
+}
+
+impl Wanted {
+    /// A container is to get other resources; whether it must be restarted for that, which is left to the caller.
+    pub fn take_resize(&mut self, need: Need) -> bool {
+        match need {
+            Need::Nothing => false,
+            Need::Update(update) => {
+                let list = self.resize.get_or_insert_default();
+                // what takes away goes first
+                let at = if update.from.shrinks(update.to) { 0 } else { list.len() };
+                list.insert(at, update);
+                false
+            }
+            Need::Restart => {
+                self.resize.get_or_insert_default();
+                true
+            }
+        }
+    }
 }
 
 /// Decides what to do for the pod now.
@@ -57,6 +80,7 @@ pub fn plan(pod: &Pod, observed: &RuntimePod, state: &PodState, now: Time) -> Po
         Deadline::Passed => Some(Failure {
             reason: "DeadlineExceeded".into(),
             message: "Pod was active on the node longer than the specified deadline".into(),
+            ..Failure::default()
         }),
         _ => None,
     });
@@ -89,6 +113,15 @@ pub fn plan(pod: &Pod, observed: &RuntimePod, state: &PodState, now: Time) -> Po
     // why containers wait has changed: the status says so
     if plan.waiting != state.waiting {
         status = build_status(&input, &plan.waiting);
+    }
+    if resize::tells_progress(state.last_status.as_ref()) && !resize::tells_progress(Some(&status)) {
+        let generation = state.resize_generation.or(pod.metadata.generation);
+        plan.events.push(PlannedEvent {
+            container: None,
+            warning: false,
+            reason: "ResizeCompleted",
+            message: resize::event_message("Pod resize completed", pod, generation, ""),
+        });
     }
     plan.status = status;
     plan
@@ -140,6 +173,9 @@ fn plan_end(input: &StatusInput<'_>, leaving: bool) -> PodPlan {
 fn pod_grace(pod: &Pod, state: &PodState) -> Option<i64> {
     if let Some(seconds) = pod.metadata.deletion_grace_period_seconds {
         return Some(seconds.max(0));
+    }
+    if let Some(seconds) = state.failure.as_ref().and_then(|f| f.grace_seconds) {
+        return Some(seconds);
     }
     // forced deletion has already removed it from the API: nobody waits for it any more
     state.gone.then_some(MINIMUM_GRACE_SECONDS)
@@ -240,7 +276,13 @@ fn wanted(pod: &Pod, observed: &RuntimePod, state: &PodState) -> Wanted {
         match observed.find(&container.name) {
             Some(seen) if seen.state == ContainerState::Running => {
                 let Some((mut message, reason, restart)) = unfit(container, seen, pod, state) else {
-                    kept += 1;
+                    if wanted.take_resize(resize::need(pod, container, &seen.id, state)) {
+                        let message = format!("Container {} resize requires restart", container.name);
+                        wanted.kill.push(Kill::new(seen, message, KillReason::Other));
+                        wanted.start.push(container.name.clone());
+                    } else {
+                        kept += 1;
+                    }
                     continue;
                 };
                 if restart {
@@ -323,6 +365,12 @@ fn act(pod: &Pod, observed: &RuntimePod, state: &PodState, wanted: &Wanted, now:
             });
         }
     }
+    if let Some(updates) = wanted.resize.as_ref().filter(|_| !wanted.kill_pod) {
+        match state.resize_not_before.filter(|t| *t > now) {
+            Some(at) => plan.wake_at = earliest(plan.wake_at, Some(at)),
+            None => plan.actions.push(Action::Resize { updates: updates.clone() }),
+        }
+    }
     let mut starts = Vec::new();
     let lists = [
         (ContainerKind::Ephemeral, &wanted.start_ephemeral),
@@ -367,9 +415,12 @@ fn back_off(
     }
     let dead = observed.containers.iter().find(|c| c.name == name && c.state == ContainerState::Exited);
     let Some(since) = dead.and_then(|c| c.finished_at) else { return false };
+    let longest = state.max_restart_seconds.unwrap_or(CONTAINER_BACKOFF.max_seconds);
+    let limits =
+        Limits { initial_seconds: CONTAINER_BACKOFF.initial_seconds.min(longest), max_seconds: longest };
     // a kill in this very plan: the container ends now, and its delay is judged when it has ended
-    let Some(until) = plan.backoff.until(name, since, now, CONTAINER_BACKOFF) else {
-        plan.backoff.raise(name, since, now, CONTAINER_BACKOFF);
+    let Some(until) = plan.backoff.until(name, since, now, limits) else {
+        plan.backoff.raise(name, since, now, limits);
         return false;
     };
     plan.wake_at = earliest(plan.wake_at, Some(until));

@@ -5,8 +5,15 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use super::{container_names, containers, go_list, init_containers, is_sidecar};
 
 /// Conditions that are the kubelet's; all others in the status are somebody else's and stay.
-pub(super) const OWNED: [&str; 5] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+pub(super) const OWNED: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    super::resize::PENDING,
+    super::resize::IN_PROGRESS,
+];
 
 fn condition(type_: &str, status: bool, reason: &str, message: String) -> PodCondition {
     PodCondition {
@@ -126,6 +133,7 @@ pub(super) fn conditions(
     phase: &str,
     has_sandbox: bool,
     old: &[PodCondition],
+    resize: Vec<PodCondition>,
     now: meta::Time,
 ) -> Vec<PodCondition> {
     let current = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
@@ -148,5 +156,5 @@ pub(super) fn conditions(
         };
         c.observed_generation = pod.metadata.generation;
     }
-    [foreign, own].concat()
+    [foreign, own, resize].concat()
 }

@@ -12,8 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time as ApiTime;
 
 use super::status::StatusInput;
 use super::{
-    ContainerKind, ContainerState, ObservedContainer, PodState, Waiting, container_names, init_containers,
-    is_sidecar, should_restart,
+    ContainerKind, ContainerState, ObservedContainer, ObservedResources, PodState, Waiting, container_names,
+    init_containers, is_sidecar, should_restart,
 };
 use crate::quantity::{bytes_text, millis_text};
 
@@ -129,7 +129,7 @@ fn from_runtime(
         container_id: Some(id),
         state: Some(state_of(input, seen, old)),
         last_state: Some(ApiState::default()),
-        resources: Some(resources(spec, seen)),
+        resources: Some(resources(spec, seen, input.state)),
         allocated_resources: spec
             .resources
             .as_ref()
@@ -236,9 +236,21 @@ fn volume_mounts(spec: &Container) -> Option<Vec<VolumeMountStatus>> {
 const MIN_CPU_LIMIT_MILLIS: i64 = 10;
 const MIN_CPU_REQUEST_MILLIS: i64 = 2;
 
-fn resources(spec: &Container, seen: &ObservedContainer) -> ResourceRequirements {
+fn resources(spec: &Container, seen: &ObservedContainer, state: &PodState) -> ResourceRequirements {
     let mut resources = spec.resources.clone().unwrap_or_default();
-    let Some(actual) = seen.resources.as_ref().filter(|_| seen.state == ContainerState::Running) else {
+    let given = state.actuated.get(&seen.id).map(|given| {
+        let some = |value: i64| (value != 0).then_some(value);
+        let memory_request = some(given.memory_request_bytes);
+        let actual = ObservedResources {
+            cpu_request_millis: some(given.cpu_request_millis),
+            cpu_limit_millis: some(given.cpu_limit_millis),
+            memory_limit_bytes: some(given.memory_limit_bytes),
+        };
+        (actual, memory_request)
+    });
+    // what was given last is newer than what the runtime told at the container's start
+    let actual = given.or_else(|| Some((seen.resources.clone()?, None)));
+    let Some((actual, memory_request)) = actual.filter(|_| seen.state == ContainerState::Running) else {
         return resources;
     };
     let set = |list: &mut Option<BTreeMap<String, Quantity>>, name: &str, value: Option<i64>, least: i64| {
@@ -256,6 +268,7 @@ fn resources(spec: &Container, seen: &ObservedContainer) -> ResourceRequirements
     set(&mut resources.limits, "cpu", actual.cpu_limit_millis, MIN_CPU_LIMIT_MILLIS);
     set(&mut resources.limits, "memory", actual.memory_limit_bytes, 0);
     set(&mut resources.requests, "cpu", actual.cpu_request_millis, MIN_CPU_REQUEST_MILLIS);
+    set(&mut resources.requests, "memory", memory_request, 0);
     resources
 }
 

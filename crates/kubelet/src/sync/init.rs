@@ -3,6 +3,7 @@
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::actions::{Kill, KillReason, Wanted};
+use super::resize;
 use super::{
     ContainerState, ObservedContainer, PodState, RuntimePod, container_hash, containers, init_containers,
     is_sidecar, restart_policy, should_restart,
@@ -46,10 +47,15 @@ pub(super) fn plan_init(pod: &Pod, observed: &RuntimePod, state: &PodState, want
         if passed && !is_sidecar(container) {
             continue;
         }
+        let resize = (seen.state == ContainerState::Running)
+            .then(|| resize::need(pod, container, &seen.id, state))
+            .unwrap_or(resize::Need::Nothing);
         match seen.state {
             // the runtime could not start it: try again
             ContainerState::Created => start.push(i),
-            ContainerState::Running if !is_sidecar(container) => {}
+            ContainerState::Running if !is_sidecar(container) => {
+                wanted.take_resize(resize);
+            }
             ContainerState::Running => {
                 let sidecar = look_at_sidecar(container, seen, state);
                 if sidecar.started {
@@ -59,7 +65,12 @@ pub(super) fn plan_init(pod: &Pod, observed: &RuntimePod, state: &PodState, want
                         start.push(i + 1);
                     }
                 }
-                if let Some((message, reason)) = sidecar.kill {
+                let mut kill = sidecar.kill;
+                if kill.is_none() && wanted.take_resize(resize) {
+                    let message = format!("Init container {} resize requires restart", container.name);
+                    kill = Some((message, KillReason::Other));
+                }
+                if let Some((message, reason)) = kill {
                     wanted.kill.push(Kill::new(seen, message, reason));
                     start.push(i);
                 }

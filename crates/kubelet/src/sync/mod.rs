@@ -11,6 +11,7 @@ mod containers;
 mod hash;
 mod init;
 mod phase;
+pub mod resize;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -138,10 +139,14 @@ pub struct Waiting {
 }
 
 /// Why the pod must end although its containers might run on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failure {
     pub reason: String,
     pub message: String,
+    /// Time its containers have to end; what the pod says if `None`.
+    pub grace_seconds: Option<i64>,
+    /// The node ends it for its own sake: whoever counts failures does not count this one.
+    pub disrupts: bool,
 }
 
 /// What this kubelet remembers about a pod between two plans.
@@ -153,12 +158,22 @@ pub struct PodState {
     pub probes: BTreeMap<String, ProbeResults>,
     /// Start failures by container name; removed when the container starts.
     pub waiting: BTreeMap<String, Waiting>,
-    /// Restart back-off by container name.
+    /// Restart back-off by container name, and the longest delay in seconds where it is not upstream's default.
     pub backoff: Backoff,
+    pub max_restart_seconds: Option<i64>,
     /// Refused at admission, or evicted.
     pub failure: Option<Failure>,
     /// `failure` was there before anything ran: the status tells of nothing else.
     pub rejected: bool,
+    /// What each container's cgroup was given last, by container id.
+    pub actuated: BTreeMap<String, resize::Amounts>,
+    /// A resize that waits for room on the node.
+    pub pending_resize: Option<resize::Pending>,
+    /// The generation whose resources were granted last.
+    pub resize_generation: Option<i64>,
+    /// Why the last try to give containers what they were granted failed, and when the next may be.
+    pub resize_error: Option<String>,
+    pub resize_not_before: Option<Time>,
     /// The node's addresses.
     pub host_ips: Vec<String>,
     /// `containerd` and so on: the prefix of container ids in the status.
@@ -198,6 +213,10 @@ pub enum Action {
         name: String,
         message: String,
         grace_seconds: i64,
+    },
+    /// Give running containers, and the pod around them, the resources they were granted.
+    Resize {
+        updates: Vec<resize::Update>,
     },
     /// Directories, volumes and the pod's cgroup, idempotent.
     Prepare,

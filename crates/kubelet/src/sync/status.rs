@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    ContainerState as ApiState, ContainerStateTerminated, ContainerStatus, HostIP, Pod, PodIP, PodStatus,
+    ContainerState as ApiState, ContainerStateTerminated, ContainerStatus, HostIP, Pod, PodCondition, PodIP,
+    PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time as ApiTime;
 use meta::Time;
@@ -80,7 +81,11 @@ pub(super) fn build_status(input: &StatusInput<'_>, waiting: &BTreeMap<String, W
 
     let has_sandbox = sandbox_changed(pod, observed).is_none();
     let before = old.conditions.as_deref().unwrap_or_default();
-    let conditions = conditions(pod, &all, &phase, has_sandbox, before, now);
+    let resize = super::resize::conditions(pod, observed, state, before, now);
+    let mut conditions = conditions(pod, &all, &phase, has_sandbox, before, resize, now);
+    if let Some(failure) = input.failure.filter(|f| f.disrupts) {
+        mark_disrupted(&mut conditions, pod, failure, now);
+    }
     let (host_ip, host_ips, pod_ip, pod_ips) = addresses(input, &old);
     let none_if_empty = |list: Vec<ContainerStatus>| (!list.is_empty()).then_some(list);
     PodStatus {
@@ -122,6 +127,22 @@ fn addresses(input: &StatusInput<'_>, old: &PodStatus) -> Addresses {
         ips.first().cloned(),
         some(&ips).map(|()| ips.iter().map(|ip| PodIP { ip: ip.clone() }).collect()),
     )
+}
+
+/// The condition that tells others that the pod did not fail by itself.
+fn mark_disrupted(conditions: &mut Vec<PodCondition>, pod: &Pod, failure: &Failure, now: Time) {
+    const TYPE: &str = "DisruptionTarget";
+    let before = conditions.iter().position(|c| c.type_ == TYPE).map(|at| conditions.remove(at));
+    let since = before.filter(|c| c.status == "True").and_then(|c| c.last_transition_time);
+    conditions.push(PodCondition {
+        type_: TYPE.into(),
+        status: "True".into(),
+        reason: Some("TerminationByKubelet".into()),
+        message: Some(failure.message.clone()),
+        last_transition_time: since.or(Some(ApiTime(now))),
+        observed_generation: pod.metadata.generation,
+        ..PodCondition::default()
+    });
 }
 
 /// The last touch when nothing of the pod runs (upstream's `TerminatePod`): containers without an end

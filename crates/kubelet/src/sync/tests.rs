@@ -96,6 +96,9 @@ fn short(actions: &[Action]) -> String {
             Action::KillContainer { name, message, grace_seconds, .. } => {
                 format!("kill {name} {grace_seconds}: {message}")
             }
+            Action::Resize { updates } => {
+                format!("resize {}", updates.iter().map(|u| u.name.as_str()).collect::<Vec<_>>().join(","))
+            }
             Action::Prepare => "prepare".into(),
             Action::CreateSandbox { attempt } => format!("sandbox {attempt}"),
             Action::StartContainer { name, .. } => format!("start {name}"),
@@ -431,7 +434,11 @@ fn a_pod_does_not_outlive_its_deadline() {
 #[test]
 fn a_refused_pod_says_only_that() {
     let mut state = state();
-    state.failure = Some(Failure { reason: "OutOfcpu".into(), message: "Pod was rejected: no".into() });
+    state.failure = Some(Failure {
+        reason: "OutOfcpu".into(),
+        message: "Pod was rejected: no".into(),
+        ..Failure::default()
+    });
     state.rejected = true;
     let plan = plan(&pod(json!({"containers": [{"name": "c"}]})), &RuntimePod::default(), &state, time(NOW));
     assert_eq!(short(&plan.actions), "teardown");

@@ -5,19 +5,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cri::RuntimeApi;
 use cri::v1 as pb;
+use cri::{ImageApi, RuntimeApi};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use meta::Time;
 use parking_lot::Mutex;
 
 use super::{
     ContainerStats, CpuStats, FsStats, InterfaceStats, MemoryStats, Moment, NetworkStats, NodeStats,
-    PodReference, PodStats, ProcessStats, RlimitStats, RuntimeStats, Summary, SwapStats,
+    PodReference, PodStats, ProcessStats, RlimitStats, RuntimeStats, Summary, SwapStats, VolumeStats,
 };
 use crate::cgroups::{Cgroups, Stats, pod_cgroup};
+use crate::config::Config;
+use crate::container_config::pod_log_dir;
+use crate::disk_usage::disk_usage;
 use crate::node_status::Disk;
 use crate::node_status::facts::{disk, host};
+use crate::sync::init_containers;
 
 /// Two looks closer together than this give no rate: the last one is told again, in nanoseconds.
 const MIN_RATE_NANOS: i128 = 1_000_000_000;
@@ -35,8 +39,10 @@ pub struct Collector {
     pub cgroups: Cgroups,
     pub runtime: Arc<dyn RuntimeApi>,
     pub node_name: String,
+    pub images: Arc<dyn ImageApi>,
     /// The kubelet's directory, on the node's file system.
     pub kubelet_dir: PathBuf,
+    pub pod_logs_dir: PathBuf,
     samples: Mutex<HashMap<String, Sample>>,
 }
 
@@ -44,10 +50,18 @@ impl Collector {
     pub fn new(
         cgroups: Cgroups,
         runtime: Arc<dyn RuntimeApi>,
-        node_name: &str,
-        kubelet_dir: PathBuf,
+        images: Arc<dyn ImageApi>,
+        config: &Config,
     ) -> Self {
-        Self { cgroups, runtime, node_name: node_name.to_owned(), kubelet_dir, samples: Mutex::default() }
+        Self {
+            cgroups,
+            runtime,
+            images,
+            node_name: config.node_name.clone(),
+            kubelet_dir: config.data_dir.clone(),
+            pod_logs_dir: config.pod_logs_dir.clone(),
+            samples: Mutex::default(),
+        }
     }
 
     /// Everything, now.
@@ -59,17 +73,29 @@ impl Collector {
                 Some((stats.attributes.as_ref()?.id.as_str(), stats.writable_layer.as_ref()?))
             })
             .collect();
-        let node = self.node(now);
+        let image_fs = self.images.image_fs_info().await.ok().and_then(|info| {
+            let fs = info.image_filesystems.into_iter().next()?;
+            Some((PathBuf::from(fs.fs_id?.mountpoint), fs.used_bytes?.value, fs.inodes_used?.value))
+        });
+        let node = self.node(image_fs.as_ref(), now);
         let node_fs = disk(&self.kubelet_dir).unwrap_or_default();
-        let pods: Vec<PodStats> =
-            pods.iter().filter_map(|pod| self.pod(pod, &layers, &node_fs, now)).collect();
+        let local = {
+            let (pods, data, logs) = (pods.to_vec(), self.kubelet_dir.clone(), self.pod_logs_dir.clone());
+            let walk = move || pods.iter().map(|pod| Local::of(pod, &data, &logs)).collect::<Vec<_>>();
+            tokio::task::spawn_blocking(walk).await.unwrap_or_default()
+        };
+        let pods: Vec<PodStats> = pods
+            .iter()
+            .zip(local)
+            .filter_map(|(pod, local)| self.pod(pod, &local, &layers, &node_fs, now))
+            .collect();
         // what is gone is forgotten
         self.samples.lock().retain(|_, sample| sample.time == now);
         Summary { node, pods }
     }
 
-    fn node(&self, now: Time) -> NodeStats {
-        let facts = host(&self.kubelet_dir, None);
+    fn node(&self, image_fs: Option<&(PathBuf, u64, u64)>, now: Time) -> NodeStats {
+        let facts = host(&self.kubelet_dir, image_fs.map(|(path, _, _)| path.as_path()));
         let stats = self.cgroups.stats("/");
         let cpu = match stats.cpu {
             Some(cpu) => Some(cpu.usage_nanos),
@@ -88,7 +114,14 @@ impl Collector {
             cpu: cpu.map(|usage_nanos| self.cpu("/", usage_nanos, now)),
             memory: Some(memory_stats(&memory, Some(facts.memory_bytes), now)),
             network: network("/proc/net/dev", now),
-            runtime: Some(RuntimeStats { image_fs: node_fs.clone() }),
+            own_image_fs: facts.image_fs.is_some(),
+            runtime: Some(RuntimeStats {
+                image_fs: fs_stats(
+                    facts.image_fs.as_ref().unwrap_or(&facts.node_fs),
+                    image_fs.map(|(_, bytes, inodes)| (*bytes, *inodes)),
+                    now,
+                ),
+            }),
             fs: Some(node_fs),
             rlimit: Some(RlimitStats {
                 time: Moment(now),
@@ -107,6 +140,7 @@ impl Collector {
     fn pod(
         &self,
         pod: &Pod,
+        local: &Local,
         layers: &HashMap<&str, &pb::FilesystemUsage>,
         node_fs: &Disk,
         now: Time,
@@ -120,10 +154,22 @@ impl Collector {
         let lists = status
             .map(|s| [&s.init_container_statuses, &s.container_statuses, &s.ephemeral_container_statuses]);
         let statuses = lists.into_iter().flatten().flatten().flatten();
-        let containers: Vec<ContainerStats> =
-            statuses.filter_map(|status| self.container(&cgroup, status, layers, node_fs, now)).collect();
-        let used: u64 = containers.iter().filter_map(|c| c.rootfs.as_ref()).map(|fs| fs.used_bytes).sum();
-        let inodes: u64 = containers.iter().filter_map(|c| c.rootfs.as_ref()).map(|fs| fs.inodes_used).sum();
+        let containers: Vec<ContainerStats> = statuses
+            .filter_map(|status| self.container(&cgroup, status, local, layers, node_fs, now))
+            .collect();
+        let volume: Vec<VolumeStats> = local
+            .volumes
+            .iter()
+            .map(|(name, (disk, used), on_disk)| VolumeStats {
+                name: name.clone(),
+                fs: fs_stats(disk.as_ref().unwrap_or(node_fs), Some(*used), now),
+                local: *on_disk,
+            })
+            .collect();
+        // layers, logs, volumes on the disk, and the kubelet's own files
+        let parts = containers.iter().flat_map(|c| [c.rootfs.as_ref(), c.logs.as_ref()]).flatten();
+        let parts = parts.chain(volume.iter().filter(|v| v.local).map(|v| &v.fs));
+        let (used, inodes) = parts.fold(local.own, |(a, b), fs| (a + fs.used_bytes, b + fs.inodes_used));
         let host_network = pod.spec.as_ref().is_some_and(|spec| spec.host_network == Some(true));
         let process = if host_network { None } else { self.cgroups.processes(&cgroup).into_iter().next() };
         let name = |name: &Option<String>| name.clone().unwrap_or_default();
@@ -138,6 +184,7 @@ impl Collector {
             cpu: stats.cpu.map(|cpu| self.cpu(&cgroup, cpu.usage_nanos, now)),
             memory: stats.memory.map(|memory| memory_stats(&memory, memory.limit_bytes, now)),
             network: process.and_then(|pid| network(&format!("/proc/{pid}/net/dev"), now)),
+            volume,
             ephemeral_storage: Some(fs_stats(node_fs, Some((used, inodes)), now)),
             process_stats: stats.processes.map(|process_count| ProcessStats { process_count }),
             swap: stats.memory.map(|memory| swap_stats(memory.swap_bytes, now)),
@@ -149,6 +196,7 @@ impl Collector {
         &self,
         pod_cgroup: &str,
         status: &ContainerStatus,
+        local: &Local,
         layers: &HashMap<&str, &pb::FilesystemUsage>,
         node_fs: &Disk,
         now: Time,
@@ -167,7 +215,7 @@ impl Collector {
             cpu: cpu.map(|cpu| self.cpu(&cgroup, cpu.usage_nanos, now)),
             memory: memory.map(|memory| memory_stats(&memory, memory.limit_bytes, now)),
             rootfs: layer.map(|used| fs_stats(node_fs, Some(used), now)),
-            logs: None,
+            logs: local.logs.get(&status.name).map(|used| fs_stats(node_fs, Some(*used), now)),
             swap: memory.map(|memory| swap_stats(memory.swap_bytes, now)),
         })
     }
@@ -178,6 +226,45 @@ impl Collector {
         let (sample, rate) = next_sample(last, usage_nanos, now);
         samples.insert(cgroup.to_owned(), Sample { time: now, ..sample });
         CpuStats { time: Moment(now), usage_nano_cores: rate, usage_core_nano_seconds: usage_nanos }
+    }
+}
+
+/// Bytes and inodes.
+type Used = (u64, u64);
+
+/// What a pod uses of the node's disk beside its containers' layers.
+#[derive(Default)]
+struct Local {
+    /// By container.
+    logs: HashMap<String, Used>,
+    /// Name, use with the file system where it is not the node's, and whether it is the node's disk.
+    volumes: Vec<(String, (Option<Disk>, Used), bool)>,
+    own: Used,
+}
+
+impl Local {
+    /// Blocking.
+    fn of(pod: &Pod, kubelet_dir: &Path, logs_dir: &Path) -> Self {
+        let text = |v: &Option<String>| v.clone().unwrap_or_default();
+        let meta = &pod.metadata;
+        let dir = kubelet_dir.join("pods").join(text(&meta.uid));
+        let logs = pod_log_dir(logs_dir, &text(&meta.namespace), &text(&meta.name), &text(&meta.uid));
+        let containers = init_containers(pod).iter().chain(crate::sync::containers(pod));
+        let logs = containers.map(|c| (c.name.clone(), disk_usage(&logs.join(&c.name)))).collect();
+        let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter_map(|volume| {
+            let source = volume.empty_dir.as_ref()?;
+            let path = dir.join("volumes/kubernetes.io~empty-dir").join(&volume.name);
+            let in_memory = source.medium.as_deref() == Some("Memory");
+            let used = if in_memory {
+                let disk = disk(&path)?;
+                let bytes = disk.capacity_bytes.saturating_sub(disk.available_bytes);
+                (Some(disk), (bytes, disk.inodes.saturating_sub(disk.inodes_free)))
+            } else {
+                (None, disk_usage(&path))
+            };
+            Some((volume.name.clone(), used, !in_memory))
+        });
+        Self { logs, volumes: volumes.collect(), own: disk_usage(&dir.join("etc-hosts")) }
     }
 }
 

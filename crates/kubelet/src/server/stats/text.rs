@@ -231,6 +231,7 @@ mod tests {
         let cpu =
             CpuStats { time: time.clone(), usage_nano_cores: None, usage_core_nano_seconds: 1_500_000_000 };
         let node = NodeStats {
+            own_image_fs: false,
             node_name: "n1".into(),
             start_time: time.clone(),
             cpu: Some(cpu.clone()),
@@ -251,6 +252,7 @@ mod tests {
             swap: None,
         };
         let pod = PodStats {
+            volume: Vec::new(),
             pod_ref: PodReference { name: "p".into(), namespace: "default".into(), uid: "u".into() },
             start_time: time,
             containers: vec![container],
