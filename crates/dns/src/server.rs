@@ -2,6 +2,7 @@
 
 use crate::answer::{Answer, Answers};
 use crate::forward::Forwarder;
+use crate::register::Registration;
 use crate::zone::{Id, Zone};
 use client::{Informers, Options};
 use hickory_proto::op::{Header, HeaderCounts, Metadata, OpCode, Query, ResponseCode};
@@ -30,6 +31,8 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     /// Addresses under which this server is known: never forwarded to.
     pub own: Vec<IpAddr>,
+    /// The service to put this server behind.
+    pub registration: Registration,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +51,7 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Serves until shutdown. Queries wait for nothing: before the informers are filled, names of the cluster
 /// are refused with SERVFAIL, so that a client asks again and does not remember a wrong "no such name".
-pub async fn run(config: Config, informers: Informers, shutdown: CancellationToken) -> Result<(), DnsError> {
+pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) -> Result<(), DnsError> {
     let answers = Answers::new(&config.domain).ok_or_else(|| DnsError::Domain(config.domain.clone()))?;
     let resolv_conf = std::fs::read_to_string(&config.resolv_conf).unwrap_or_default();
     let forwarder = Forwarder::from_resolv_conf(&resolv_conf, &config.own);
@@ -60,7 +63,11 @@ pub async fn run(config: Config, informers: Informers, shutdown: CancellationTok
         server.register_socket(UdpSocket::bind(address).await.map_err(bind)?);
         server.register_listener(TcpListener::bind(address).await.map_err(bind)?, TCP_TIMEOUT, TCP_RESPONSES);
     }
-    let _watching = state.follow(&informers).await;
+    let informers = Informers::new(client.clone());
+    let _watching = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        (watching, ()) = async { tokio::join!(state.follow(&informers), config.registration.apply(&client)) } => watching,
+    };
     tokio::select! {
         () = shutdown.cancelled() => {}
         done = server.block_until_done() => {

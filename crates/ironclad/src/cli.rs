@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::command::{image, reset, server};
-use crate::component::{apiserver, controller_manager, kubelet, proxy, scheduler};
+use crate::component::{apiserver, controller_manager, dns, kubelet, proxy, scheduler};
 use clap::{Args, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::Path;
@@ -47,6 +47,8 @@ enum Command {
     Kubelet(kubelet::Args),
     /// Run the service proxy alone
     KubeProxy(proxy::Args),
+    /// Run the cluster's DNS server alone
+    Dns(dns::Args),
     /// Build images from files and import them into the node, without a registry
     Image(image::Args),
     /// Stop the cluster of this machine and remove every trace of it, data included
@@ -87,6 +89,7 @@ impl Cli {
             Command::KubeScheduler(a) => scheduler::run(a),
             Command::Kubelet(a) => kubelet::run(a),
             Command::KubeProxy(a) => proxy::run(a),
+            Command::Dns(a) => dns::run(a),
             Command::Image(a) => image::run(a),
             Command::Reset(a) => reset::run(a),
         }

@@ -1,7 +1,6 @@
 //! `ironclad`: Kubernetes in one binary. `ironclad server` is a whole cluster; each component also runs as a
 //! process of its own, by its subcommand or when the binary is called by the component's name.
 
-mod addons;
 mod cli;
 mod command;
 mod component;

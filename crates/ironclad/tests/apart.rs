@@ -68,7 +68,7 @@ fn components_apart_make_the_same_cluster() {
         let seen = k.run("get --raw /readyz");
         if seen.stdout == "ok" { Ok(()) } else { Err(seen.stderr) }
     });
-    for component in ["kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"] {
+    for component in ["kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "dns"] {
         cluster.start(component);
     }
     until("the node is Ready", SOON, || {
@@ -89,6 +89,13 @@ fn components_apart_make_the_same_cluster() {
             k.run(&format!("get lease -n kube-system {lease} -o jsonpath={{.spec.holderIdentity}}")).ok();
         assert!(!holder.is_empty(), "{lease} leads");
     }
+    // the DNS server stands behind its service, which the proxy leads to
+    until("a name of the cluster is found", SOON, || {
+        let lookup = ["nslookup", "kubernetes.default.svc.cluster.local", "10.96.0.10"];
+        let seen = Command::new("busybox").args(lookup).output().expect("busybox");
+        let text = String::from_utf8_lossy(&seen.stdout).into_owned();
+        if text.contains("Address: 10.96.0.1\n") { Ok(()) } else { Err(text) }
+    });
     // each is who its certificate says, and may do no more
     let kubelet = Kubectl::new(&cluster.data().join("kubeconfig/kubelet.kubeconfig"));
     assert!(kubelet.run("auth whoami").ok().contains("system:node:"));

@@ -14,8 +14,12 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
 /// The text form's grammar stands at the top of each file.
-static TEXTS: [&str; 3] =
-    [include_str!("cluster.rules"), include_str!("controllers.rules"), include_str!("namespaces.rules")];
+static TEXTS: [&str; 4] = [
+    include_str!("cluster.rules"),
+    include_str!("controllers.rules"),
+    include_str!("namespaces.rules"),
+    include_str!("addons.rules"),
+];
 
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
@@ -25,7 +29,7 @@ pub struct Policy {
     pub role_bindings: Vec<RoleBinding>,
 }
 
-/// Upstream's bootstrap policy.
+/// Upstream's bootstrap policy, and the rights of our own add-ons.
 pub fn policy() -> Policy {
     let mut policy = Policy::default();
     for text in TEXTS {

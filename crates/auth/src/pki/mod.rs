@@ -65,6 +65,17 @@ impl Leaf {
         Self::client("system:kube-proxy", &["system:node-proxier"])
     }
 
+    /// The DNS server's: the service account that CoreDNS runs as.
+    pub fn dns() -> Self {
+        Self::service_account("kube-system", "coredns")
+    }
+
+    /// Who a service account is, as its tokens say.
+    pub fn service_account(namespace: &str, name: &str) -> Self {
+        let groups = ["system:serviceaccounts", &format!("system:serviceaccounts:{namespace}")];
+        Self::client(&format!("system:serviceaccount:{namespace}:{name}"), &groups)
+    }
+
     /// A kubelet's identity, as the node authorizer reads it.
     pub fn node(name: &str) -> Self {
         Self::client(&format!("system:node:{name}"), &["system:nodes"])

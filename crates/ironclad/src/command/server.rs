@@ -4,11 +4,11 @@
 use crate::component::apiserver::Listen;
 use crate::component::{self, Addresses, block_on};
 use crate::paths::DataDir;
-use crate::{addons, detach, host, notify};
+use crate::{detach, host, notify};
 use anyhow::Context;
 use apiserver::ApiServer;
 use auth::User;
-use std::net::SocketAddr;
+use auth::pki::Leaf;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::task::JoinSet;
@@ -24,9 +24,8 @@ pub struct Args {
     addresses: Addresses,
     #[command(flatten)]
     node: component::kubelet::Node,
-    /// Port of the DNS server on this node; pods reach it at the DNS service's address
-    #[arg(long, default_value_t = 10053)]
-    dns_port: u16,
+    #[command(flatten)]
+    dns: component::dns::Dns,
     /// Stop the containers and containerd too when the server ends; by default they go on
     #[arg(long)]
     stop_containers: bool,
@@ -50,22 +49,31 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     // containerd takes longest: it starts while the API server does
     let runtime = tokio::spawn(component::kubelet::runtime(args.data.clone(), args.node.clone()));
     let advertise = args.listen.advertise_address.unwrap_or(node_ip);
-    let api =
-        component::apiserver::start(&args.data, &args.listen, &args.addresses, advertise, shutdown.clone())
-            .await?;
+    let started =
+        component::apiserver::start(&args.data, &args.listen, &args.addresses, advertise, shutdown.clone());
+    let api = match started.await {
+        Ok(api) => api,
+        Err(error) => {
+            // a start that fails leaves nothing running that did not run before
+            if let Ok(Ok(component::kubelet::Containers::Ours(containerd))) = runtime.await
+                && !containerd.adopted()
+            {
+                containerd.stop().await?;
+            }
+            return Err(error);
+        }
+    };
     let server = api.server.clone();
     component::apiserver::write_kubeconfigs(&args.data, &server, &node_name)?;
     tracing::info!(url = %server.url(), ms = begin.elapsed().as_millis(), "the API server is ready");
 
-    let client = |agent: &'static str, name: &str, groups: &[&str]| {
-        as_component(&server, agent, User::component(name, groups))
-    };
+    let client = |agent: &'static str, leaf: &Leaf| as_component(&server, agent, leaf);
     let root_ca = server.pki().ca.identity.certificate_pem.clone();
     let mut parts = Parts::new(shutdown.clone());
 
     let (addresses, to_api, token) = (
         args.addresses.clone(),
-        client("kube-controller-manager", "system:kube-controller-manager", &[]),
+        client("kube-controller-manager", &Leaf::controller_manager()),
         shutdown.clone(),
     );
     let as_account = service_accounts(&server);
@@ -73,40 +81,34 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
         component::controller_manager::serve(to_api, as_account, &addresses, root_ca, token).await
     });
 
-    let (to_api, token) = (client("kube-scheduler", "system:kube-scheduler", &[]), shutdown.clone());
+    let (to_api, token) = (client("kube-scheduler", &Leaf::scheduler()), shutdown.clone());
     parts.start("kube-scheduler", async move {
         scheduler::run(to_api, scheduler::Config::default(), token).await;
         Ok(())
     });
 
-    let (addresses, name, to_api, token) = (
-        args.addresses.clone(),
-        node_name.clone(),
-        client("kube-proxy", "system:kube-proxy", &[]),
-        shutdown.clone(),
-    );
+    let (addresses, name, to_api, token) =
+        (args.addresses.clone(), node_name.clone(), client("kube-proxy", &Leaf::proxy()), shutdown.clone());
     parts.start("kube-proxy", async move {
         component::proxy::serve(to_api, &addresses, name, node_ip, token).await
     });
 
-    let admin = client("ironclad", "system:admin", &[User::MASTERS]);
-    addons::allow_dns(admin.clone()).await?;
-    let informers = client::Informers::new(client("coredns", addons::DNS_USER, &addons::DNS_GROUPS));
-    let dns = dns::Config {
-        listen: vec![SocketAddr::new(node_ip, args.dns_port)],
-        domain: args.addresses.cluster_domain.clone(),
-        resolv_conf: "/etc/resolv.conf".into(),
-        own: vec![node_ip, args.addresses.cluster_dns.into()],
-    };
-
-    addons::apply_dns(admin, args.addresses.cluster_dns, &node_name, node_ip, args.dns_port).await?;
-    let token = shutdown.clone();
-    parts.start("dns", async move { Ok(dns::run(dns, informers, token).await?) });
+    let (addresses, dns, name, to_api, token) = (
+        args.addresses.clone(),
+        args.dns.clone(),
+        node_name.clone(),
+        client("dns", &Leaf::dns()),
+        shutdown.clone(),
+    );
+    parts.start(
+        "dns",
+        async move { component::dns::serve(to_api, &dns, &addresses, name, node_ip, token).await },
+    );
 
     let supervisor = runtime.await.context("starting containerd")??;
     // not before the runtime: without it there is no node, and whoever started us must hear why
     notify::ready();
-    let to_api = client("kubelet", &format!("system:node:{node_name}"), &["system:nodes"]);
+    let to_api = client("kubelet", &Leaf::node(&node_name));
     component::kubelet::start(
         &mut parts,
         component::kubelet::Setup {
@@ -134,14 +136,15 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
 fn service_accounts(server: &Arc<ApiServer>) -> client::identity::ClientFor {
     let server = server.clone();
     Arc::new(move |account| {
-        let name = format!("system:serviceaccount:kube-system:{account}");
-        let groups = ["system:serviceaccounts", "system:serviceaccounts:kube-system"];
-        as_component(&server, "kube-controller-manager", User::component(&name, &groups))
+        as_component(&server, "kube-controller-manager", &Leaf::service_account("kube-system", account))
     })
 }
 
-/// The in-memory client of a component; `agent` is what the audit log and `managedFields` call it.
-fn as_component(server: &ApiServer, agent: &'static str, user: User) -> client::Client {
+/// The in-memory client of a component, who is the same as over TLS; `agent` is what the audit log and
+/// `managedFields` call it.
+fn as_component(server: &ApiServer, agent: &'static str, leaf: &Leaf) -> client::Client {
+    let groups: Vec<&str> = leaf.organizations.iter().map(String::as_str).collect();
+    let user = User::component(&leaf.common_name, &groups);
     client::in_memory(server.in_memory(user), agent).expect("a plain word is a header value")
 }
 

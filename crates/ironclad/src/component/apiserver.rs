@@ -149,6 +149,7 @@ pub fn write_kubeconfigs(data: &DataDir, server: &ApiServer, node: &str) -> anyh
         ("kube-scheduler", Leaf::scheduler()),
         ("kubelet", Leaf::node(node)),
         ("kube-proxy", Leaf::proxy()),
+        ("dns", Leaf::dns()),
     ];
     let directory = data.kubeconfig("any");
     let directory = directory.parent().expect("a kubeconfig has a directory");

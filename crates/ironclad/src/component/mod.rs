@@ -3,6 +3,7 @@
 
 pub mod apiserver;
 pub mod controller_manager;
+pub mod dns;
 pub mod kubelet;
 pub mod proxy;
 pub mod scheduler;

@@ -1,4 +1,4 @@
-//! `kube-proxy`, with the cluster's DNS server on request.
+//! `kube-proxy`.
 
 use super::{Addresses, block_on};
 use crate::paths::DataDir;
