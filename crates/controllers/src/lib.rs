@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod node;
 pub mod plan;
 pub mod pods;
+pub mod protection;
 pub mod quota;
 pub mod refs;
 pub mod replicaset;
@@ -123,11 +124,14 @@ async fn run_all(client: Client, config: Config, shutdown: CancellationToken) {
     tasks.spawn(own("node-controller").run(node::NodeLifecycle::default(), n));
     let eviction = shell("node-controller", "taint-eviction-controller");
     tasks.spawn(eviction.run(node::TaintEviction::default(), n));
+    tasks.spawn(own("ttl-controller").run(node::Ttl, 1));
     tasks.spawn(own("pod-garbage-collector").run(node::PodGc::default(), 1));
     if let Some(cluster) = config.cluster_cidr {
         let ipam = node::NodeIpam { cluster, node_prefix: config.node_cidr_mask };
         tasks.spawn(shell("node-controller", "cidrAllocator").run(ipam, 1));
     }
+    tasks.spawn(own("pvc-protection-controller").run(protection::ClaimProtection, n));
+    tasks.spawn(own("pv-protection-controller").run(protection::VolumeProtection, n));
     tasks.spawn(own("clusterrole-aggregation-controller").run(clusterrole::ClusterRoleAggregation, 1));
     tasks.spawn(namespace::run(own("namespace-controller"), n));
     tasks.spawn(quota::run(own("resourcequota-controller"), informers.clone(), n));

@@ -182,6 +182,10 @@ pub enum Action {
     },
     /// A read past the cache: fails unless there is no such object.
     VerifyAbsent,
+    /// A read past the cache: fails if a pod uses the claim that the key names, which the pod of this uid controls.
+    VerifyUnused {
+        controller: Option<String>,
+    },
 }
 
 /// An event to record.

@@ -37,15 +37,15 @@ pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Time> {
     ready_since(pod).map(|t| t + SignedDuration::from_secs(min_ready_seconds.into()))
 }
 
-/// When the next of these ready pods becomes available; at the latest after the whole time.
+/// When the next of these pods that are ready, but not for long enough, becomes available.
 pub(crate) fn next_available<'a>(
     pods: impl IntoIterator<Item = &'a std::sync::Arc<Pod>>,
     min_ready_seconds: i32,
     now: Time,
-) -> Time {
-    let at = pods.into_iter().filter_map(|p| available_at(p, min_ready_seconds));
+) -> Option<Time> {
     let fallback = now + SignedDuration::from_secs(min_ready_seconds.into());
-    at.filter(|t| *t > now).min().unwrap_or(fallback)
+    let waiting = pods.into_iter().filter(|p| is_ready(p) && !is_available(p, min_ready_seconds, now));
+    waiting.map(|p| available_at(p, min_ready_seconds).unwrap_or(fallback)).min()
 }
 
 /// Ended for good.

@@ -233,9 +233,7 @@ fn plan<O: Replicated>(
     if let Some(new) = object.with_status(&counts, None) {
         plan.op(Op::replace_status(&new));
     }
-    if min_ready_seconds > 0 && counts.ready != counts.available {
-        plan.wake(crate::pods::next_available(&active, min_ready_seconds, now));
-    }
+    plan.wake_at = crate::pods::next_available(&active, min_ready_seconds, now);
     plan
 }
 

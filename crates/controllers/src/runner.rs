@@ -3,10 +3,13 @@
 use crate::controller::{Controller, Watches};
 use crate::metrics::Metrics;
 use crate::plan::{ALREADY_EXISTS, Action, Failure, Mode, Note, Op, Plan, Step, Target};
+use crate::protection::uses;
 use crate::world::World;
 use client::{Client, Key, Recorder, WorkQueue};
 use futures::future::join_all;
 use http::{Method, Request, header::CONTENT_TYPE};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
@@ -159,6 +162,9 @@ impl Shell {
 
     /// Sends one operation; what it wrote, where the world can tell that it has seen it.
     pub async fn request(&self, op: &Op) -> Result<Option<Written>, Failure> {
+        if let Action::VerifyUnused { controller } = &op.action {
+            return self.verify_unused(op, controller.as_deref()).await.map(|()| None);
+        }
         let (result, name) = match self.send(op).await {
             Ok(answer) => {
                 let name = answer.metadata.name.clone().unwrap_or_default();
@@ -183,6 +189,18 @@ impl Shell {
                 }
                 Err(f)
             }
+        }
+    }
+
+    async fn verify_unused(&self, op: &Op, controller: Option<&str>) -> Result<(), Failure> {
+        let pods = kube::Api::<Pod>::namespaced(self.client.clone(), &op.key.namespace);
+        let all = tokio::time::timeout(REQUEST_TIMEOUT, pods.list(&ListParams::default())).await;
+        let local = |message: String| Failure { code: 0, reason: String::new(), message };
+        let all =
+            all.map_err(|_| local(format!("no answer within {REQUEST_TIMEOUT:?}")))?.map_err(failure)?;
+        match all.items.iter().find(|p| uses(p, &op.key.name, controller)) {
+            None => Ok(()),
+            Some(pod) => Err(local(format!("{} uses {}", Key::of(pod), op.key))),
         }
     }
 
@@ -257,7 +275,9 @@ pub(crate) fn wire(op: &Op) -> Wire {
         Action::StrategicPatch(body) => {
             (Method::PATCH, "application/strategic-merge-patch+json", body.clone())
         }
-        Action::VerifyAlive { .. } | Action::VerifyAbsent => (Method::GET, JSON, Vec::new()),
+        Action::VerifyAlive { .. } | Action::VerifyAbsent | Action::VerifyUnused { .. } => {
+            (Method::GET, JSON, Vec::new())
+        }
         Action::Delete { uid, version, propagation, grace_seconds } => {
             let mut options = json!({"apiVersion": "v1", "kind": "DeleteOptions"});
             if let Some(u) = uid {
@@ -276,7 +296,8 @@ pub(crate) fn wire(op: &Op) -> Wire {
         }
     };
     let collection = Key { namespace: op.key.namespace.clone(), name: "".into() };
-    let key = if method == Method::POST { &collection } else { &op.key };
+    let of_collection = method == Method::POST || matches!(op.action, Action::VerifyUnused { .. });
+    let key = if of_collection { &collection } else { &op.key };
     Wire { path: op.target.path(key, op.subresource), method, content_type, body }
 }
 

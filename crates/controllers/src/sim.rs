@@ -2,7 +2,8 @@
 //! late, by its own lag, pods come up and go down at random, and time jumps when nothing else can happen.
 
 use crate::controller::{Controller, Watches};
-use crate::plan::{Failure, Mode, Note, Op, Plan};
+use crate::plan::{Action, Failure, Mode, Note, Op, Plan};
+use crate::protection::uses;
 use crate::runner::wire;
 use crate::world::World;
 use client::testing::FakeApi;
@@ -213,6 +214,12 @@ impl Sim {
     }
 
     fn carry_out(&mut self, op: &Op) -> Result<(), Failure> {
+        if let Action::VerifyUnused { controller } = &op.action {
+            let pods = self.api.list("pods").into_iter().map(|p| serde_json::from_value(p).unwrap());
+            let used = pods.into_iter().any(|p| uses(&p, &op.key.name, controller.as_deref()));
+            let failure = Failure { code: 0, reason: String::new(), message: "in use".into() };
+            return if used { Err(failure) } else { Ok(()) };
+        }
         let w = wire(op);
         let (code, body) = self.api.call(&w.method, &w.path, w.content_type, &w.body);
         let text = |p: &str| body.pointer(p).and_then(Value::as_str).unwrap_or("").to_owned();

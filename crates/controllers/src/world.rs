@@ -1,12 +1,13 @@
 //! What the controllers see: one shared informer per kind. In tests the same informers, filled by hand.
 
 use crate::plan::Target;
+use crate::protection::claims_of;
 use client::{Informer, Informers, Key, Options};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    Affinity, ConfigMap, Endpoints, Namespace, Node, NodeAffinity, PersistentVolumeClaim, Pod,
-    ReplicationController, ResourceQuota, Service, ServiceAccount, Volume,
+    Affinity, ConfigMap, Endpoints, Namespace, Node, NodeAffinity, PersistentVolume, PersistentVolumeClaim,
+    Pod, ReplicationController, ResourceQuota, Service, ServiceAccount, Volume,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -15,6 +16,8 @@ use k8s_openapi::api::rbac::v1::ClusterRole;
 pub const BY_CONTROLLER: &str = "controller";
 /// Value of [`BY_CONTROLLER`] for objects without a controller, followed by the namespace.
 pub const ORPHANS: &str = "orphans/";
+/// Index of pods by their claims, as `namespace/name`.
+pub const BY_CLAIM: &str = "claim";
 /// Index of pods by node name.
 pub const BY_NODE: &str = "node";
 /// Index of endpoint slices by `namespace/service`.
@@ -69,13 +72,14 @@ macro_rules! world {
 
 world! {
     pods: Pod = Options::all().transform(trim_pod)
-        .index(BY_CONTROLLER, controller_of).index(BY_NODE, node_of);
+        .index(BY_CONTROLLER, controller_of).index(BY_NODE, node_of).index(BY_CLAIM, claims_of);
     replica_sets: ReplicaSet = Options::all().index(BY_CONTROLLER, controller_of);
     deployments: Deployment = Options::all();
     daemon_sets: DaemonSet = Options::all();
     stateful_sets: StatefulSet = Options::all();
     controller_revisions: ControllerRevision = Options::all().index(BY_CONTROLLER, controller_of);
     claims: PersistentVolumeClaim = Options::all();
+    volumes: PersistentVolume = Options::all();
     quotas: ResourceQuota = Options::all();
     replication_controllers: ReplicationController = Options::all();
     services: Service = Options::all();
@@ -95,6 +99,7 @@ impl World {
     fn index(&self) {
         self.pods.add_index(BY_CONTROLLER, controller_of);
         self.pods.add_index(BY_NODE, node_of);
+        self.pods.add_index(BY_CLAIM, claims_of);
         self.replica_sets.add_index(BY_CONTROLLER, controller_of);
         self.controller_revisions.add_index(BY_CONTROLLER, controller_of);
         self.endpoint_slices.add_index(BY_SERVICE, service_of);
@@ -181,9 +186,11 @@ fn required_nodes(affinity: Affinity) -> Option<Affinity> {
     Some(Affinity { node_affinity, ..Default::default() })
 }
 
-/// The volumes that are persistent.
+/// The volumes that are persistent, and those that have a claim of their own.
 fn claimed_volumes(volumes: Vec<Volume>) -> Vec<Volume> {
-    volumes.into_iter().filter(|v| v.persistent_volume_claim.is_some()).collect()
+    let claimed =
+        volumes.into_iter().filter(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some());
+    claimed.map(|v| Volume { ephemeral: v.ephemeral.map(|_| Default::default()), ..v }).collect()
 }
 
 /// Nodes are patched here, never replaced.

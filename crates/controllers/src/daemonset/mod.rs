@@ -12,7 +12,7 @@ use crate::children::{claimable, creation, deletion, owners_and_adopters, pod_fr
 use crate::controller::{Controller, Watches};
 use crate::history::{self, HASH_LABEL};
 use crate::plan::{Mode, Note, Op, Plan, Step};
-use crate::pods::{is_available, is_ready, node_name};
+use crate::pods::{is_available, is_ready, next_available, node_name};
 use crate::refs::{claim, controller_of};
 use crate::world::World;
 use client::events::reference;
@@ -104,9 +104,8 @@ impl Controller for DaemonSets {
         if let Some(op) = write {
             plan.op(op);
         }
-        let min_ready = spec.min_ready_seconds.unwrap_or(0);
-        if min_ready > 0 && status.number_ready != status.number_available.unwrap_or(0) {
-            plan.wake(crate::pods::next_available(&claimed_pods.claimed, min_ready, now));
+        if let Some(at) = next_available(&claimed_pods.claimed, daemons.min_ready_seconds(), now) {
+            plan.wake(at);
         }
         plan
     }

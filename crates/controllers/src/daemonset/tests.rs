@@ -115,7 +115,9 @@ fn an_update_rolls_within_its_bounds_and_back() {
 #[test]
 fn with_surge_no_node_is_without_a_daemon() {
     for seed in SEEDS {
-        let mut sim = sim(seed, 4, daemons(rolling(json!(0), json!("25%"))));
+        let mut set = daemons(rolling(json!(0), json!("25%")));
+        set["spec"]["minReadySeconds"] = json!(5);
+        let mut sim = sim(seed, 4, set);
         sim.invariant = Some(Box::new(move |api| {
             assert!(serving(api) >= 4, "seed {seed}: {} serve", serving(api));
             let living = running(api).len();

@@ -86,6 +86,7 @@ fn of_world(world: &World, target: &Target) -> Option<Arc<dyn Source>> {
         ("", "nodes") => shared(&world.nodes),
         ("", "replicationcontrollers") => shared(&world.replication_controllers),
         ("", "persistentvolumeclaims") => shared(&world.claims),
+        ("", "persistentvolumes") => shared(&world.volumes),
         ("", "resourcequotas") => shared(&world.quotas),
         ("apps", "replicasets") => shared(&world.replica_sets),
         ("apps", "deployments") => shared(&world.deployments),

@@ -6,11 +6,13 @@ mod lifecycle;
 mod podgc;
 #[cfg(test)]
 mod tests;
+mod ttl;
 
 pub use eviction::TaintEviction;
 pub use ipam::{Cidr, NodeIpam};
 pub use lifecycle::NodeLifecycle;
 pub use podgc::PodGc;
+pub use ttl::Ttl;
 
 use crate::plan::Op;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, ObjectReference, Pod, PodCondition};

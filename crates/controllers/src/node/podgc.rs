@@ -36,7 +36,7 @@ impl Controller for PodGc {
         match (&*key.namespace, &*key.name) {
             ("", "") => terminated(world),
             ("", _) => self.node(key, world, now),
-            _ => pod(key, world, now),
+            _ => pod(key, world),
         }
     }
 }
@@ -111,7 +111,7 @@ impl PodGc {
     }
 }
 
-fn pod(key: &Key, world: &World, now: Time) -> Plan {
+fn pod(key: &Key, world: &World) -> Plan {
     let Some(pod) = world.pods.get(key).filter(|p| p.metadata.deletion_timestamp.is_some()) else {
         return Plan::idle("the pod is not being deleted");
     };
@@ -125,7 +125,6 @@ fn pod(key: &Key, world: &World, now: Time) -> Plan {
         let patch = serde_json::json!({"metadata": {"uid": pod.metadata.uid}, "status": {"phase": "Failed"}});
         plan.op(Op::strategic_patch(&*pod, &patch).subresource("status").tolerating(&[NOT_FOUND]));
     }
-    let _ = now;
     plan.op(delete_now(&pod));
     plan
 }

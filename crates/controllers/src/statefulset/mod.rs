@@ -11,7 +11,7 @@ use crate::children::{claimable, owners_and_adopters, positive};
 use crate::controller::{Controller, Watches};
 use crate::history::{self, HASH_LABEL};
 use crate::plan::{Note, Op, Plan, Step};
-use crate::pods::{is_available, is_ready, phase};
+use crate::pods::{is_available, is_ready, next_available, phase};
 use crate::refs::{claim, claim_where, matches};
 use crate::world::World;
 use client::events::reference;
@@ -65,10 +65,7 @@ impl Controller for StatefulSets {
         let mut live = history::labelled(&pods.claimed, HASH_LABEL);
         live.extend([current.name.as_str(), update.name.as_str()]);
         revisions::clean_up(spec, &known.claimed, &live, &mut plan);
-        let min_ready = members.min_ready_seconds();
-        if min_ready > 0 && status.ready_replicas != status.available_replicas {
-            plan.wake(crate::pods::next_available(&pods.claimed, min_ready, now));
-        }
+        plan.wake_at = next_available(&pods.claimed, members.min_ready_seconds(), now);
         plan
     }
 }
