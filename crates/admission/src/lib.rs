@@ -11,6 +11,7 @@ pub mod node_restriction;
 mod pod_security;
 mod priority;
 mod request;
+pub mod resource_quota;
 mod runtime_class;
 mod service_account;
 mod storage_object_in_use;

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use kinds::Object;
 use meta::pod::{Resources, is_pod_level_resource};
 use meta::{ApiError, Quantity};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
@@ -103,7 +103,8 @@ fn validate(r: &Request<'_>, object: Option<&Object>) -> Result<(), ApiError> {
                 check_claim(limit, claim, &mut errors);
             }
         }
-        errors.dedup();
+        let mut seen = BTreeSet::new();
+        errors.retain(|e| seen.insert(e.clone()));
         let text = match errors.as_slice() {
             [] => continue,
             [one] => one.clone(),

@@ -2,7 +2,9 @@
 
 use crate::cache::Cache;
 use crate::front::authenticate::Tokens;
-use crate::front::{self, AuditLog, Chain, Endpoint, Front, Kubelets, Objects, Parts, Peer, Tls, TlsError};
+use crate::front::{
+    self, AuditLog, Chain, Endpoint, Front, Kubelets, Objects, Parts, Peer, Quotas, Tls, TlsError,
+};
 use crate::request::BoxError;
 use crate::resource::{self, Resources};
 use auth::pki::{Identity, Leaf};
@@ -94,7 +96,11 @@ impl ApiServer {
         let authorizer = Arc::new(Authorizer::default());
         front::start_indexes(&cache, &authorizer);
         let objects = Objects::new(cache.clone());
-        let admission = Arc::new(Chain { authorizer: authorizer.clone() });
+        let admission = Arc::new(Chain {
+            authorizer: authorizer.clone(),
+            quotas: Quotas::default(),
+            now: config.resources.now,
+        });
         let resources = Resources::over(cache, kinds::ALL, admission, config.resources.clone());
         let directory = config.data_directory.join("audit");
         let audit = config.audit.then(|| AuditLog::open(&directory)).transpose();
@@ -119,6 +125,7 @@ impl ApiServer {
         }));
         let endpoint =
             Endpoint { address: config.advertise_address, port: config.port, service_ip: config.service_ip };
+        front.resources.repair_services().await.map_err(StartError::Bootstrap)?;
         front.bootstrap(&endpoint, &keys.pki).await.map_err(StartError::Bootstrap)?;
         Ok(Arc::new(Self {
             front,

@@ -1,16 +1,11 @@
 //! rbac.authorization.k8s.io/v1 ClusterRole.
 
-use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
+use crate::kind::{Kind, NameRule, Names, Scope, Strategy, Validate};
 use crate::object::Registered;
-use crate::rbac::check_rule;
-use crate::support::{CREATION_TIMESTAMP, instant, no_change, plain, typed_column};
+use crate::rbac::{check_rule, role_columns};
+use crate::support::{no_change, plain};
 use k8s_openapi::api::rbac::v1::ClusterRole;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
-
-/// Roles have no table of their own upstream; the generic one has this column.
-const COLUMNS: &[Column<ClusterRole>] = &[typed_column("Created At", "date", CREATION_TIMESTAMP, |r| {
-    Cell::str(instant(r.metadata.creation_timestamp.as_ref()).map(|t| t.to_string()).unwrap_or_default())
-})];
 
 pub static CLUSTER_ROLE: Registered<ClusterRole> = Registered::new(Kind {
     gvk: GroupVersionKind::of("rbac.authorization.k8s.io", "v1", "ClusterRole"),
@@ -24,7 +19,7 @@ pub static CLUSTER_ROLE: Registered<ClusterRole> = Registered::new(Kind {
     strategy: Strategy { create_on_update: true, ..plain() },
     subresources: &[],
     selectable: &[],
-    columns: COLUMNS,
+    columns: &role_columns(),
 });
 
 fn validate(role: &ClusterRole) -> FieldErrors {

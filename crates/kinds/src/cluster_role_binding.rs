@@ -1,25 +1,11 @@
 //! rbac.authorization.k8s.io/v1 ClusterRoleBinding.
 
-use crate::kind::{Column, Kind, NameRule, Names, Scope, Strategy, Validate};
+use crate::kind::{Kind, NameRule, Names, Scope, Strategy, Validate};
 use crate::object::Registered;
-use crate::rbac::{check_binding, check_role_ref_stays, default_binding, role_cell, subjects_cell};
-use crate::support::{age, column, plain, wide};
+use crate::rbac::{binding_columns, check_binding, check_role_ref_stays, default_binding};
+use crate::support::plain;
 use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use meta::{FieldErrors, GroupVersionKind};
-
-const COLUMNS: &[Column<ClusterRoleBinding>] = &[
-    column(
-        "Role",
-        "RoleRef references the role whose rules this binding grants. If the RoleRef cannot be resolved, the Authorizer must return an error.",
-        |b| role_cell(&b.role_ref),
-    ),
-    age(),
-    wide("Users", "Users in the clusterRoleBinding", |b| subjects_cell(b.subjects.as_deref(), "User")),
-    wide("Groups", "Groups in the clusterRoleBinding", |b| subjects_cell(b.subjects.as_deref(), "Group")),
-    wide("ServiceAccounts", "ServiceAccounts in the clusterRoleBinding", |b| {
-        subjects_cell(b.subjects.as_deref(), "ServiceAccount")
-    }),
-];
 
 pub static CLUSTER_ROLE_BINDING: Registered<ClusterRoleBinding> = Registered::new(Kind {
     gvk: GroupVersionKind::of("rbac.authorization.k8s.io", "v1", "ClusterRoleBinding"),
@@ -45,7 +31,11 @@ pub static CLUSTER_ROLE_BINDING: Registered<ClusterRoleBinding> = Registered::ne
     strategy: Strategy { create_on_update: true, ..plain() },
     subresources: &[],
     selectable: &[],
-    columns: COLUMNS,
+    columns: &binding_columns(
+        "Users in the clusterRoleBinding",
+        "Groups in the clusterRoleBinding",
+        "ServiceAccounts in the clusterRoleBinding",
+    ),
 });
 
 fn validate(binding: &ClusterRoleBinding) -> FieldErrors {

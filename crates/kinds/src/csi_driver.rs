@@ -71,6 +71,7 @@ pub static CSI_DRIVER: Registered<CSIDriver> = Registered::new(Kind {
     default,
     validate: Validate { create: validate, update: validate_update },
     strategy: Strategy {
+        warnings: crate::warnings::objects::csi_driver,
         // behind an alpha gate upstream (VolumeLimitScaling)
         prepare_create: |d| d.spec.prevent_pod_scheduling_if_missing = None,
         prepare_update: |new, old| {

@@ -57,7 +57,12 @@ pub static ENDPOINT_SLICE: Registered<EndpointSlice> = Registered::new(Kind {
         }
     },
     validate: Validate { create: |s| validate(s, None), update: validate_update },
-    strategy: Strategy { prepare_create: first_generation, prepare_update, ..plain() },
+    strategy: Strategy {
+        warnings: crate::warnings::objects::endpoint_slice,
+        prepare_create: first_generation,
+        prepare_update,
+        ..plain()
+    },
     subresources: &[],
     selectable: &[],
     columns: COLUMNS,

@@ -39,7 +39,11 @@ pub static ENDPOINTS: Registered<Endpoints> = Registered::new(Kind {
         // what an older version stored stays valid as long as nobody touches it
         update: |new, old| if semantic_eq(&new.subsets, &old.subsets) { Vec::new() } else { validate(new) },
     },
-    strategy: Strategy { create_on_update: true, ..plain() },
+    strategy: Strategy {
+        warnings: |new, _| crate::warnings::objects::endpoints(new),
+        create_on_update: true,
+        ..plain()
+    },
     subresources: &[],
     selectable: &[],
     columns: COLUMNS,

@@ -59,7 +59,10 @@ pub static INGRESS: Registered<Ingress> = Registered::new(Kind {
         i.status.get_or_insert_default().load_balancer.get_or_insert_default();
     },
     validate: Validate { create: validate_create, update: validate_update },
-    strategy: spec_and_status!(Ingress),
+    strategy: crate::kind::Strategy {
+        warnings: |new, old| if old.is_none() { crate::warnings::objects::ingress(new) } else { Vec::new() },
+        ..spec_and_status!(Ingress)
+    },
     subresources: SUBRESOURCES,
     selectable: &[],
     columns: COLUMNS,

@@ -51,6 +51,8 @@ pub enum NameRule {
     Dns1035Label,
     /// Any single path segment: RBAC objects.
     PathSegment,
+    /// An IP address in its canonical form: IPAddress.
+    IpAddress,
 }
 
 pub struct Validate<T> {
@@ -74,6 +76,8 @@ pub struct Strategy<T> {
     /// The grace period of a delete in seconds, for kinds that end gracefully (pods): the object and the
     /// requested period.
     pub graceful_delete: Option<fn(&T, Option<i64>) -> i64>,
+    /// What a valid object is warned of, and the stored one where it replaces one.
+    pub warnings: fn(&T, Option<&T>) -> Vec<String>,
 }
 
 /// A path below the object.

@@ -7,6 +7,7 @@
 pub mod apps;
 pub mod cluster_role;
 pub mod cluster_role_binding;
+pub mod component_status;
 pub mod config_map;
 pub mod core;
 pub mod csi_driver;
@@ -17,6 +18,7 @@ pub mod event;
 pub mod events_event;
 pub mod ingress;
 pub mod ingress_class;
+pub mod ip_address;
 pub mod kind;
 pub mod lease;
 pub mod limit_range;
@@ -39,10 +41,12 @@ pub mod runtime_class;
 pub mod secret;
 pub mod service;
 pub mod service_account;
+pub mod service_cidr;
 pub mod storage_class;
 pub mod strategy;
 mod support;
 pub mod volume_attachment;
+pub mod warnings;
 
 pub use kind::*;
 pub use object::{AnyKind, AnyObject, Object};
@@ -82,6 +86,8 @@ pub static ALL: &[&dyn AnyKind] = &[
     &ingress::INGRESS,
     &ingress_class::INGRESS_CLASS,
     &network_policy::NETWORK_POLICY,
+    &ip_address::IP_ADDRESS,
+    &service_cidr::SERVICE_CIDR,
     &role::ROLE,
     &role_binding::ROLE_BINDING,
     &cluster_role::CLUSTER_ROLE,

@@ -53,6 +53,7 @@ pub static NETWORK_POLICY: Registered<NetworkPolicy> = Registered::new(Kind {
         },
     },
     strategy: Strategy {
+        warnings: |new, _| crate::warnings::objects::network_policy(new),
         prepare_create: first_generation,
         prepare_update: |new, old| {
             let changed = !semantic_eq(&new.spec, &old.spec);

@@ -89,6 +89,7 @@ pub static NODE: Registered<Node> = Registered::new(Kind {
     },
     // a kubelet registers its node with the status it has
     strategy: Strategy {
+        warnings: |new, _| crate::warnings::objects::node(new),
         prepare_create: no_change,
         prepare_update: |new, old| new.status = old.status.clone(),
         ..plain()

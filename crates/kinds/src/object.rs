@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 pub trait AnyObject: Any + Send + Sync {
     fn meta(&self) -> &ObjectMeta;
     fn meta_mut(&mut self) -> &mut ObjectMeta;
-    /// JSON with `apiVersion` and `kind` first, then `metadata`.
+    /// JSON with `apiVersion` and `kind` first, the other fields in the order of their names.
     fn encode(&self) -> Vec<u8>;
     fn to_value(&self) -> Value;
     fn boxed_clone(&self) -> Object;
@@ -92,6 +92,8 @@ pub trait AnyKind: Send + Sync {
     fn prepare_update(&self, new: &mut Object, old: &Object, subresource: &str);
     fn validate_create(&self, object: &Object) -> FieldErrors;
     fn validate_update(&self, new: &Object, old: &Object, subresource: &str) -> FieldErrors;
+    /// What a valid object is warned of; `old`: what it replaces.
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String>;
     /// Seconds; None where the kind is removed at once.
     fn grace_seconds(&self, object: &Object, requested: Option<i64>) -> Option<i64>;
     /// Values of [`Info::selectable`], in its order.
@@ -242,6 +244,10 @@ impl<T: Typed> AnyKind for Registered<T> {
                 .expect("the request path looks the subresource up first"),
         };
         validate(typed(new), typed(old))
+    }
+
+    fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {
+        (self.kind.strategy.warnings)(typed(new), old.map(typed))
     }
 
     fn grace_seconds(&self, object: &Object, requested: Option<i64>) -> Option<i64> {

@@ -99,6 +99,7 @@ pub static PERSISTENT_VOLUME: Registered<PersistentVolume> = Registered::new(Kin
     default,
     validate: Validate { create: |v| validate_spec(v), update: validate_update },
     strategy: crate::kind::Strategy {
+        warnings: |new, _| crate::warnings::objects::persistent_volume(new),
         prepare_create: |v| {
             v.status = Some(k8s_openapi::api::core::v1::PersistentVolumeStatus {
                 phase: Some("Pending".to_owned()),

@@ -81,6 +81,7 @@ pub static PERSISTENT_VOLUME_CLAIM: Registered<PersistentVolumeClaim> = Register
     default,
     validate: Validate { create: validate, update: validate_update },
     strategy: Strategy {
+        warnings: |new, _| crate::warnings::objects::persistent_volume_claim(new),
         prepare_create: |c| {
             c.status =
                 Some(PersistentVolumeClaimStatus { phase: Some("Pending".to_owned()), ..Default::default() });

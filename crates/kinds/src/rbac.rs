@@ -1,11 +1,67 @@
 //! Rules and subjects, which the four kinds of rbac.authorization.k8s.io/v1 share.
 
-use crate::kind::Cell;
-use crate::support::text;
-use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef, Subject};
+use crate::kind::{Cell, Column};
+use crate::object::Typed;
+use crate::support::{CREATION_TIMESTAMP, age, column, instant, text, typed_column, wide};
+use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, PolicyRule, RoleBinding, RoleRef, Subject};
 use meta::{FieldError, FieldErrors, Path, validation as rules};
 
 pub const GROUP: &str = "rbac.authorization.k8s.io";
+
+/// Roles have no table of their own upstream; the generic one has this column.
+pub const fn role_columns<T: Typed>() -> [Column<T>; 1] {
+    [typed_column("Created At", "date", CREATION_TIMESTAMP, created::<T>)]
+}
+
+fn created<T: Typed>(role: &T) -> Cell {
+    let at = instant(role.metadata().creation_timestamp.as_ref());
+    Cell::str(at.map(|t| t.to_string()).unwrap_or_default())
+}
+
+/// A binding of either scope.
+pub trait Binding: Typed {
+    fn role_ref(&self) -> &RoleRef;
+    fn subjects(&self) -> Option<&[Subject]>;
+}
+
+impl Binding for RoleBinding {
+    fn role_ref(&self) -> &RoleRef {
+        &self.role_ref
+    }
+
+    fn subjects(&self) -> Option<&[Subject]> {
+        self.subjects.as_deref()
+    }
+}
+
+impl Binding for ClusterRoleBinding {
+    fn role_ref(&self) -> &RoleRef {
+        &self.role_ref
+    }
+
+    fn subjects(&self) -> Option<&[Subject]> {
+        self.subjects.as_deref()
+    }
+}
+
+/// The table of a binding; the descriptions of the columns of users, groups and service accounts name the kind.
+pub const fn binding_columns<T: Binding>(
+    users: &'static str,
+    groups: &'static str,
+    accounts: &'static str,
+) -> [Column<T>; 5] {
+    [
+        column(
+            "Role",
+            "RoleRef references the role whose rules this binding grants. If the RoleRef cannot be resolved, the Authorizer must return an error.",
+            |b| role_cell(b.role_ref()),
+        ),
+        age(),
+        wide("Users", users, |b| subjects_cell(b.subjects(), "User")),
+        wide("Groups", groups, |b| subjects_cell(b.subjects(), "Group")),
+        wide("ServiceAccounts", accounts, |b| subjects_cell(b.subjects(), "ServiceAccount")),
+    ]
+}
 
 /// Errors of a role's rule. `namespaced`: of a Role, where non-resource URLs mean nothing.
 pub fn check_rule(rule: &PolicyRule, namespaced: bool, path: &Path) -> FieldErrors {
@@ -128,12 +184,12 @@ pub fn check_role_ref_stays(new: &RoleRef, old: &RoleRef) -> Option<FieldError> 
 }
 
 /// `ClusterRole/view`.
-pub fn role_cell(role: &RoleRef) -> Cell {
+fn role_cell(role: &RoleRef) -> Cell {
     Cell::str(format!("{}/{}", role.kind, role.name))
 }
 
 /// Names of the subjects of one kind; service accounts with their namespace.
-pub fn subjects_cell(subjects: Option<&[Subject]>, kind: &str) -> Cell {
+fn subjects_cell(subjects: Option<&[Subject]>, kind: &str) -> Cell {
     let names: Vec<String> = subjects
         .unwrap_or_default()
         .iter()

@@ -55,7 +55,12 @@ pub static RESOURCE_QUOTA: Registered<ResourceQuota> = Registered::new(Kind {
     name_rule: NameRule::DnsSubdomain,
     default,
     validate: Validate { create: validate, update: validate_update },
-    strategy: spec_and_status_no_generation!(ResourceQuota),
+    strategy: crate::kind::Strategy {
+        warnings: |new, old| {
+            if old.is_none() { crate::warnings::objects::resource_quota(new) } else { Vec::new() }
+        },
+        ..spec_and_status_no_generation!(ResourceQuota)
+    },
     subresources: SUBRESOURCES,
     selectable: &[],
     columns: COLUMNS,

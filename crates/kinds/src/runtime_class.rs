@@ -34,7 +34,12 @@ pub static RUNTIME_CLASS: Registered<RuntimeClass> = Registered::new(Kind {
             vec![FieldError::invalid(&Path::new("handler"), &new.handler, FIELD_IMMUTABLE)]
         },
     },
-    strategy: Strategy { create_on_update: true, unconditional_update: false, ..plain() },
+    strategy: Strategy {
+        warnings: |new, _| crate::warnings::objects::runtime_class(new),
+        create_on_update: true,
+        unconditional_update: false,
+        ..plain()
+    },
     subresources: &[],
     selectable: &[],
     columns: COLUMNS,

@@ -37,7 +37,7 @@ pub static SECRET: Registered<Secret> = Registered::new(Kind {
     name_rule: NameRule::DnsSubdomain,
     default,
     validate: Validate { create: validate, update: validate_update },
-    strategy: plain(),
+    strategy: crate::kind::Strategy { warnings: |new, _| crate::warnings::objects::secret(new), ..plain() },
     subresources: &[],
     selectable: SELECTABLE,
     columns: COLUMNS,

@@ -81,6 +81,7 @@ pub static SERVICE: Registered<Service> = Registered::new(Kind {
     default,
     validate: Validate { create: validate::validate_create, update: validate::validate_update },
     strategy: Strategy {
+        warnings: |new, _| crate::warnings::objects::service(new),
         prepare_create: |s| {
             s.status = Some(empty_status());
             families::normalize(s, None);

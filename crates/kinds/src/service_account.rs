@@ -23,7 +23,7 @@ pub static SERVICE_ACCOUNT: Registered<ServiceAccount> = Registered::new(Kind {
     name_rule: NameRule::DnsSubdomain,
     default: no_change,
     validate: unchecked(),
-    strategy: plain(),
+    strategy: crate::kind::Strategy { warnings: crate::warnings::objects::service_account, ..plain() },
     subresources: SUBRESOURCES,
     selectable: &[],
     columns: COLUMNS,

@@ -59,7 +59,10 @@ pub static STORAGE_CLASS: Registered<StorageClass> = Registered::new(Kind {
         c.volume_binding_mode.get_or_insert_with(|| "Immediate".to_owned());
     },
     validate: Validate { create: validate, update: validate_update },
-    strategy: plain(),
+    strategy: crate::kind::Strategy {
+        warnings: |new, _| crate::warnings::objects::storage_class(new),
+        ..plain()
+    },
     subresources: &[],
     selectable: &[],
     columns: COLUMNS,

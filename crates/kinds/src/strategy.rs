@@ -25,6 +25,7 @@ macro_rules! spec_and_status {
             create_on_update: false,
             unconditional_update: true,
             graceful_delete: None,
+            warnings: $crate::support::no_warnings,
         }
     };
 }
@@ -42,6 +43,7 @@ macro_rules! spec_and_status_no_generation {
             create_on_update: false,
             unconditional_update: true,
             graceful_delete: None,
+            warnings: $crate::support::no_warnings,
         }
     };
 }
@@ -56,6 +58,7 @@ macro_rules! no_status {
             create_on_update: false,
             unconditional_update: true,
             graceful_delete: None,
+            warnings: $crate::support::no_warnings,
         }
     };
 }

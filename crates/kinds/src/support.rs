@@ -59,6 +59,10 @@ pub fn no_errors<T>(_: &T) -> FieldErrors {
     Vec::new()
 }
 
+pub fn no_warnings<T>(_: &T, _: Option<&T>) -> Vec<String> {
+    Vec::new()
+}
+
 pub fn no_update_errors<T>(_: &T, _: &T) -> FieldErrors {
     Vec::new()
 }
@@ -71,6 +75,7 @@ pub const fn plain<T>() -> Strategy<T> {
         create_on_update: false,
         unconditional_update: true,
         graceful_delete: None,
+        warnings: no_warnings,
     }
 }
 

@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
     LabelSelector, ManagedFieldsEntry, ObjectMeta, OwnerReference,
 };
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// Bound of all annotations of an object together, keys and values.
 pub const TOTAL_ANNOTATION_SIZE_LIMIT_BYTES: usize = 256 * 1024;
@@ -48,6 +49,22 @@ pub fn name_is_path_segment(name: &str, prefix: bool) -> Messages {
             .collect();
     }
     rules::is_path_segment_name(name)
+}
+
+/// An address in its canonical form; generated names are none, so `prefix` is not looked at.
+pub fn name_is_ip(name: &str, _prefix: bool) -> Messages {
+    let why = match name.parse::<IpAddr>() {
+        Err(_) if name.split('.').all(|part| part.parse::<u8>().is_ok()) && name.split('.').count() == 4 => {
+            "must not have leading 0s".to_owned()
+        }
+        Err(_) => "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned(),
+        Ok(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => {
+            "must not be an IPv4-mapped IPv6 address".to_owned()
+        }
+        Ok(ip) if ip.to_string() != name => format!("must be in canonical form ({:?})", ip.to_string()),
+        Ok(_) => return Messages::new(),
+    };
+    vec![why]
 }
 
 fn push_all(errors: &mut FieldErrors, path: impl Fn() -> Path, value: &str, messages: Messages) {

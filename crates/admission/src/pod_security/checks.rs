@@ -16,43 +16,61 @@ pub struct Violation {
 
 type Check = fn(&View<'_>) -> Option<(String, String)>;
 
-/// Baseline controls; those with a stricter form are replaced by it at the restricted level.
-static BASELINE: [(Check, bool); 12] = [
-    (app_armor, false),
-    (default_capabilities, true),
-    (host_namespaces, false),
-    (host_path, true),
-    (host_ports, false),
-    (probe_hosts, false),
-    (privileged, false),
-    (proc_mount, true),
-    (se_linux, false),
-    (seccomp_baseline, true),
-    (sysctls, false),
-    (windows_host_process, false),
+/// A control, and the first minor version of the standards that has it.
+struct Control {
+    since: u16,
+    /// At the restricted level another control stands in its place since then.
+    replaced_since: Option<u16>,
+    check: Check,
+}
+
+const fn control(since: u16, check: Check) -> Control {
+    Control { since, replaced_since: None, check }
+}
+
+const fn replaced(since: u16, replaced_since: u16, check: Check) -> Control {
+    Control { since, replaced_since: Some(replaced_since), check }
+}
+
+static BASELINE: [Control; 12] = [
+    control(0, app_armor),
+    replaced(0, 22, default_capabilities),
+    control(0, host_namespaces),
+    replaced(0, 0, host_path),
+    control(0, host_ports),
+    control(34, probe_hosts),
+    control(0, privileged),
+    replaced(0, 35, proc_mount),
+    control(0, se_linux),
+    replaced(0, 19, seccomp_baseline),
+    control(0, sysctls),
+    control(0, windows_host_process),
 ];
-static RESTRICTED: [Check; 7] = [
-    privilege_escalation,
-    restricted_capabilities,
-    unmasked_proc,
-    volume_types,
-    non_root,
-    root_user,
-    seccomp_restricted,
+static RESTRICTED: [Control; 7] = [
+    control(8, privilege_escalation),
+    control(22, restricted_capabilities),
+    control(35, unmasked_proc),
+    control(0, volume_types),
+    control(0, non_root),
+    control(23, root_user),
+    control(19, seccomp_restricted),
 ];
 
-/// What a pod of this template violates at a level.
-pub fn violations(level: Level, meta: &ObjectMeta, spec: &PodSpec) -> Vec<Violation> {
+/// What a pod of this template violates at a level. `minor`: the version of the standards, `v1.<minor>`.
+pub fn violations(level: Level, minor: u16, meta: &ObjectMeta, spec: &PodSpec) -> Vec<Violation> {
     if level == Level::Privileged {
         return Vec::new();
     }
-    let view = View::new(meta, spec);
+    let view = View::new(minor, meta, spec);
     let restricted = level == Level::Restricted;
-    let baseline = BASELINE.iter().filter(|(_, replaced)| !(restricted && *replaced)).map(|(c, _)| *c);
-    let more = RESTRICTED.iter().copied().filter(|_| restricted);
-    baseline
+    let stands = |c: &&Control| !(restricted && c.replaced_since.is_some_and(|since| minor >= since));
+    let more = RESTRICTED.iter().filter(|_| restricted);
+    BASELINE
+        .iter()
+        .filter(stands)
         .chain(more)
-        .filter_map(|check| check(&view))
+        .filter(|c| minor >= c.since)
+        .filter_map(|c| (c.check)(&view))
         .map(|(reason, detail)| Violation { reason, detail })
         .collect()
 }
@@ -67,17 +85,20 @@ struct Container<'a> {
 }
 
 struct View<'a> {
+    /// Of the standards.
+    minor: u16,
     meta: &'a ObjectMeta,
     spec: &'a PodSpec,
     /// Init, main, then ephemeral.
     containers: Vec<Container<'a>>,
+    /// Exempt from what it has not, since v1.25.
     windows: bool,
-    /// In a user namespace root is not root.
+    /// In a user namespace root is not root, since v1.35.
     user_namespace: bool,
 }
 
 impl<'a> View<'a> {
-    fn new(meta: &'a ObjectMeta, spec: &'a PodSpec) -> Self {
+    fn new(minor: u16, meta: &'a ObjectMeta, spec: &'a PodSpec) -> Self {
         let mut containers: Vec<Container<'a>> = spec
             .init_containers
             .iter()
@@ -98,8 +119,9 @@ impl<'a> View<'a> {
             probes: [c.liveness_probe.as_ref(), c.readiness_probe.as_ref(), c.startup_probe.as_ref()],
             lifecycle: c.lifecycle.as_ref(),
         }));
-        let windows = spec.os.as_ref().is_some_and(|o| o.name == "windows");
-        Self { meta, spec, containers, windows, user_namespace: spec.host_users == Some(false) }
+        let windows = minor >= 25 && spec.os.as_ref().is_some_and(|o| o.name == "windows");
+        let user_namespace = minor >= 35 && spec.host_users == Some(false);
+        Self { minor, meta, spec, containers, windows, user_namespace }
     }
 
     /// Names of the containers that a test finds bad.
@@ -293,14 +315,14 @@ fn unmasked_proc(v: &View<'_>) -> Option<(String, String)> {
 }
 
 fn se_linux(v: &View<'_>) -> Option<(String, String)> {
-    const ALLOWED: [&str; 5] =
-        ["", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"];
+    const SINCE_31: &str = "container_engine_t";
+    const ALLOWED: [&str; 5] = ["", "container_t", "container_init_t", "container_kvm_t", SINCE_31];
     let (mut types, mut user, mut role) = (BTreeSet::new(), false, false);
     let mut bad = |o: Option<&SELinuxOptions>| {
         let Some(o) = o else { return false };
         let set = |field: &Option<String>| field.as_ref().is_some_and(|f| !f.is_empty());
         let kind = o.type_.clone().unwrap_or_default();
-        let bad_type = !ALLOWED.contains(&kind.as_str());
+        let bad_type = !ALLOWED.contains(&kind.as_str()) || kind == SINCE_31 && v.minor < 31;
         if bad_type {
             types.insert(kind);
         }
@@ -346,7 +368,25 @@ fn bad_seccomp(v: &View<'_>) -> Option<(String, String)> {
 }
 
 fn seccomp_baseline(v: &View<'_>) -> Option<(String, String)> {
-    bad_seccomp(v)
+    if v.minor >= 19 { bad_seccomp(v) } else { seccomp_annotations(v) }
+}
+
+/// Before v1.19 the profile was an annotation.
+fn seccomp_annotations(v: &View<'_>) -> Option<(String, String)> {
+    let given = v.meta.annotations.as_ref()?;
+    let of_containers =
+        v.containers.iter().map(|c| format!("container.seccomp.security.alpha.kubernetes.io/{}", c.name));
+    let keys = of_containers.chain(["seccomp.security.alpha.kubernetes.io/pod".to_owned()]);
+    let good = |p: &str| matches!(p, "runtime/default" | "docker/default") || p.starts_with("localhost/");
+    let bad: BTreeSet<String> =
+        keys.filter_map(|k| given.get(&k).filter(|p| !good(p)).map(|p| format!("{k}={p:?}"))).collect();
+    (!bad.is_empty()).then(|| {
+        let word = plural("annotation", "annotations", bad.len());
+        (
+            "seccompProfile".into(),
+            format!("forbidden {word} {}", bad.into_iter().collect::<Vec<_>>().join(", ")),
+        )
+    })
 }
 
 fn seccomp_restricted(v: &View<'_>) -> Option<(String, String)> {
@@ -368,22 +408,23 @@ fn seccomp_restricted(v: &View<'_>) -> Option<(String, String)> {
 }
 
 fn sysctls(v: &View<'_>) -> Option<(String, String)> {
-    const ALLOWED: [&str; 12] = [
-        "kernel.shm_rmid_forced",
-        "net.ipv4.ip_local_port_range",
-        "net.ipv4.tcp_syncookies",
-        "net.ipv4.ping_group_range",
-        "net.ipv4.ip_unprivileged_port_start",
-        "net.ipv4.ip_local_reserved_ports",
-        "net.ipv4.tcp_keepalive_time",
-        "net.ipv4.tcp_fin_timeout",
-        "net.ipv4.tcp_keepalive_intvl",
-        "net.ipv4.tcp_keepalive_probes",
-        "net.ipv4.tcp_rmem",
-        "net.ipv4.tcp_wmem",
+    const ALLOWED: [(&str, u16); 12] = [
+        ("kernel.shm_rmid_forced", 0),
+        ("net.ipv4.ip_local_port_range", 0),
+        ("net.ipv4.tcp_syncookies", 0),
+        ("net.ipv4.ping_group_range", 0),
+        ("net.ipv4.ip_unprivileged_port_start", 0),
+        ("net.ipv4.ip_local_reserved_ports", 27),
+        ("net.ipv4.tcp_keepalive_time", 29),
+        ("net.ipv4.tcp_fin_timeout", 29),
+        ("net.ipv4.tcp_keepalive_intvl", 29),
+        ("net.ipv4.tcp_keepalive_probes", 29),
+        ("net.ipv4.tcp_rmem", 32),
+        ("net.ipv4.tcp_wmem", 32),
     ];
+    let allowed = |name: &str| ALLOWED.iter().any(|(n, since)| *n == name && v.minor >= *since);
     let set = v.spec.security_context.iter().flat_map(|s| s.sysctls.iter().flatten());
-    let bad: Vec<&str> = set.map(|s| s.name.as_str()).filter(|n| !ALLOWED.contains(n)).collect();
+    let bad: Vec<&str> = set.map(|s| s.name.as_str()).filter(|n| !allowed(n)).collect();
     (!bad.is_empty()).then(|| ("forbidden sysctls".into(), bad.join(", ")))
 }
 
@@ -526,10 +567,34 @@ mod tests {
     use serde_json::{Value, json};
 
     #[test]
+    fn a_pinned_version_has_the_rules_of_its_time() {
+        let reasons = |level: Level, minor: u16, spec: Value| -> Vec<String> {
+            let spec: PodSpec = serde_json::from_value(spec).unwrap();
+            violations(level, minor, &ObjectMeta::default(), &spec).into_iter().map(|v| v.reason).collect()
+        };
+        let plain = json!({"containers": [{"name": "a"}]});
+        assert_eq!(reasons(Level::Restricted, 7, plain.clone()), ["runAsNonRoot != true"]);
+        assert_eq!(
+            reasons(Level::Restricted, 21, plain),
+            ["allowPrivilegeEscalation != false", "runAsNonRoot != true", "seccompProfile"]
+        );
+        let sysctl = json!({"securityContext": {"sysctls": [{"name": "net.ipv4.tcp_rmem", "value": "1"}]}, "containers": []});
+        assert_eq!(reasons(Level::Baseline, 31, sysctl.clone()), ["forbidden sysctls"]);
+        assert!(reasons(Level::Baseline, 32, sysctl).is_empty());
+        let probe =
+            json!({"containers": [{"name": "a", "livenessProbe": {"tcpSocket": {"port": 1, "host": "x"}}}]});
+        assert!(reasons(Level::Baseline, 33, probe.clone()).is_empty());
+        assert_eq!(reasons(Level::Baseline, 34, probe), ["probe or lifecycle host"]);
+        let mapped = json!({"hostUsers": false, "securityContext": {"runAsUser": 0}, "containers": []});
+        assert_eq!(reasons(Level::Restricted, 34, mapped.clone()), ["runAsUser=0"]);
+        assert!(reasons(Level::Restricted, 35, mapped).is_empty());
+    }
+
+    #[test]
     fn pods_against_the_standards() {
         let check = |level: Level, spec: Value, expect: &[&str]| {
             let spec: PodSpec = serde_json::from_value(spec).unwrap();
-            let found = violations(level, &ObjectMeta::default(), &spec);
+            let found = violations(level, 36, &ObjectMeta::default(), &spec);
             let found: Vec<String> = found.iter().map(|v| format!("{} ({})", v.reason, v.detail)).collect();
             assert_eq!(found, expect);
         };

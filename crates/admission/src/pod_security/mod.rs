@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 const PREFIX: &str = "pod-security.kubernetes.io/";
+/// Of Kubernetes, whose standards are the newest known.
+const LATEST_MINOR: u16 = 36;
 /// Existing pods looked at when a namespace's level is raised.
 const MAX_PODS: usize = 3000;
 
@@ -40,11 +42,19 @@ enum Level {
     Restricted,
 }
 
-/// A level at a version of the standards, as its label has it; the rules are the newest ones.
+/// A level at a version of the standards, as its label has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Standard {
     level: Level,
     version: String,
+}
+
+impl Standard {
+    /// What a pod of this template violates. A version to come has the rules of this one.
+    fn violations(&self, meta: &ObjectMeta, spec: &PodSpec) -> Vec<checks::Violation> {
+        let minor = self.version.strip_prefix("v1.").and_then(|m| m.parse().ok()).unwrap_or(LATEST_MINOR);
+        violations(self.level, minor.min(LATEST_MINOR), meta, spec)
+    }
 }
 
 impl Default for Standard {
@@ -147,7 +157,7 @@ fn validate(r: &Request<'_>, object: Option<&Object>) -> Result<(), ApiError> {
         return Ok(());
     }
     if enforced {
-        let found = violations(policy.enforce.level, meta, spec);
+        let found = policy.enforce.violations(meta, spec);
         if !found.is_empty() {
             return Err(r.forbidden(
                 Some(object),
@@ -155,7 +165,7 @@ fn validate(r: &Request<'_>, object: Option<&Object>) -> Result<(), ApiError> {
             ));
         }
     }
-    let found = violations(policy.warn.level, meta, spec);
+    let found = policy.warn.violations(meta, spec);
     if !found.is_empty() {
         (r.warn)(format!("would violate PodSecurity \"{}\": {}", policy.warn, detail(&found)));
     }
@@ -222,7 +232,7 @@ fn validate_namespace(r: &Request<'_>, namespace: &Namespace) -> Result<(), ApiE
     pods.truncate(MAX_PODS);
     for pod in &pods {
         let Some(spec) = &pod.spec else { continue };
-        let found = violations(new.enforce.level, &pod.metadata, spec);
+        let found = new.enforce.violations(&pod.metadata, spec);
         if found.is_empty() {
             continue;
         }

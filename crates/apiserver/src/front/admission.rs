@@ -1,6 +1,7 @@
 //! The admission chain as the request path runs it: the built-in plugins over the cache, and the rule that
 //! nobody grants what they do not hold.
 
+use super::quota::Quotas;
 use crate::cache::FRESHNESS_TIMEOUT;
 use crate::resource::{Admission, Attributes, Lookup, Operation};
 use admission::{Request, World, typed};
@@ -10,7 +11,7 @@ use auth::rbac::escalation::{check_binding, check_role};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding, RoleRef};
 use kinds::Object;
-use meta::{ApiError, GroupVersionResource};
+use meta::{ApiError, GroupVersionResource, Time};
 use rand::Rng;
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ const SUFFIX_LENGTH: usize = 5;
 /// Every plugin, in order.
 pub struct Chain {
     pub authorizer: Arc<Authorizer>,
+    pub quotas: Quotas,
+    pub now: fn() -> Time,
 }
 
 /// The cache as plugins see it.
@@ -54,7 +57,7 @@ fn suffix() -> String {
 }
 
 /// Runs `plugins` over what the attributes say.
-fn with_request<T>(a: &Attributes<'_>, plugins: impl FnOnce(&Request<'_>) -> T) -> T {
+pub(super) fn with_request<T>(a: &Attributes<'_>, plugins: impl FnOnce(&Request<'_>) -> T) -> T {
     let world = CacheWorld(a.lookup);
     plugins(&Request {
         operation: operation(a.operation),
@@ -101,8 +104,10 @@ async fn wait_for_needs(a: &Attributes<'_>, object: Option<&Object>) {
 #[async_trait]
 impl Admission for Chain {
     fn handles(&self, op: Operation, resource: &GroupVersionResource, subresource: &str) -> bool {
+        let op = operation(op);
         resource.group == RBAC
-            || admission::handles(operation(op), &resource.group, &resource.resource, subresource)
+            || admission::handles(op, &resource.group, &resource.resource, subresource)
+            || admission::resource_quota::handles(op, &resource.group, &resource.resource, subresource)
     }
 
     async fn admit(&self, attributes: &Attributes<'_>, object: Option<&mut Object>) -> Result<(), ApiError> {
@@ -117,7 +122,18 @@ impl Admission for Chain {
         {
             self.no_escalation(attributes, object)?;
         }
-        with_request(attributes, |r| admission::validate(r, object))
+        with_request(attributes, |r| admission::validate(r, object))?;
+        let (op, resource) = (operation(attributes.operation), attributes.resource);
+        let Some(object) = object else { return Ok(()) };
+        if !admission::resource_quota::handles(
+            op,
+            &resource.group,
+            &resource.resource,
+            attributes.subresource,
+        ) {
+            return Ok(());
+        }
+        self.quotas.charge(attributes, object, (self.now)()).await
     }
 }
 

@@ -4,6 +4,7 @@ mod admission;
 mod audit;
 pub mod authenticate;
 mod coalesce;
+mod component_status;
 mod discovery;
 mod health;
 mod indexes;
@@ -14,6 +15,7 @@ mod objects;
 mod openapi;
 mod openapi_proto;
 mod proxy;
+mod quota;
 mod respond;
 mod serve;
 mod virtual_reviews;
@@ -22,10 +24,12 @@ mod virtual_token;
 pub use admission::Chain;
 pub use audit::Log as AuditLog;
 pub use authenticate::Peer;
+pub use component_status::Components;
 pub use health::{VERSION, platform};
 pub use indexes::{Objects, start as start_indexes};
 pub use kubelet::Kubelets;
 pub use objects::Endpoint;
+pub use quota::Quotas;
 pub use serve::{Tls, TlsError, serve};
 
 use crate::request::{Context, Request, RequestInfo, Response};
@@ -36,6 +40,8 @@ use discovery::{Discovery, Resource};
 use futures::FutureExt;
 use health::Health;
 use http::{HeaderValue, Method, StatusCode, header};
+use kinds::AnyKind;
+use kinds::component_status::COMPONENT_STATUS;
 use limits::InFlight;
 use meta::{ApiError, GroupResource, GroupVersionKind, Time};
 use metrics::Metrics;
@@ -57,6 +63,7 @@ pub struct Front {
     pub tokens: Tokens,
     pub objects: Objects,
     pub health: Health,
+    pub components: Components,
     pub kubelets: Kubelets,
     pub anonymous: bool,
     discovery: Discovery,
@@ -90,6 +97,7 @@ fn method_not_allowed(info: &RequestInfo) -> ApiError {
 fn served() -> Vec<Resource> {
     let mut all: Vec<Resource> = kinds::ALL.iter().map(|k| Resource::of(k.info())).collect();
     all.extend(virtual_reviews::resources());
+    all.push(Resource { verbs: vec!["get", "list"], stored: false, ..Resource::of(COMPONENT_STATUS.info()) });
     if !all.iter().any(|r| r.plural == "bindings") {
         all.push(Resource::answered(
             GroupVersionKind::of("", "v1", "Binding"),
@@ -112,6 +120,7 @@ impl Front {
             tokens: parts.tokens,
             objects: parts.objects,
             health: Health::default(),
+            components: Components::default(),
             kubelets: parts.kubelets,
             anonymous: parts.anonymous,
             metrics: Metrics::default(),
@@ -259,6 +268,9 @@ impl Front {
         if virtual_reviews::serves(&info.group, &info.version, &info.resource) {
             return virtual_reviews::handle(self, &context, request, now).await;
         }
+        if component_status::serves(&info.group, &info.version, &info.resource) {
+            return component_status::handle(self, &context, request, now).await;
+        }
         match (info.group.as_str(), info.resource.as_str(), info.subresource.as_str()) {
             ("", "serviceaccounts", "token") => virtual_token::handle(self, &context, request, now).await,
             ("", "pods", "log" | "exec" | "attach" | "portforward") => {
@@ -273,7 +285,7 @@ impl Front {
     }
 
     /// Before an answer about health: whether the store answers now.
-    async fn look_at_store(&self, path: &str) {
+    pub(super) async fn look_at_store(&self, path: &str) {
         if !["/readyz", "/livez", "/healthz"].iter().any(|p| path.starts_with(p)) {
             return;
         }

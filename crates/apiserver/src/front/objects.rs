@@ -80,7 +80,7 @@ impl Front {
         }
     }
 
-    fn stored(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Object> {
+    pub(super) fn stored(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Object> {
         self.resources.lookup().get(group, plural, namespace, name)?.object().ok()
     }
 
@@ -96,9 +96,13 @@ impl Front {
         });
         all(join_all(namespaces).await)?;
         let (rbac, rest) = tokio::join!(self.bootstrap_rbac(), async {
-            let parts =
-                tokio::join!(self.priority_classes(), self.kubernetes_service(endpoint), self.trust(pki));
-            all(vec![parts.0, parts.1, parts.2])
+            let parts = tokio::join!(
+                self.priority_classes(),
+                self.kubernetes_service(endpoint),
+                self.trust(pki),
+                self.service_cidr()
+            );
+            all(vec![parts.0, parts.1, parts.2, parts.3])
         });
         all(vec![rbac, rest])?;
         self.health.bootstrapped.store(true, Ordering::Release);
@@ -174,6 +178,34 @@ impl Front {
             }
         }
         Ok(())
+    }
+
+    /// The range that cluster IPs come from, as an object: others look there.
+    async fn service_cidr(&self) -> Result<(), ApiError> {
+        let (group, name) = ("networking.k8s.io", "kubernetes");
+        if !self.resources.serves(group, "v1", "servicecidrs") {
+            return Ok(());
+        }
+        let collection = "/apis/networking.k8s.io/v1/servicecidrs";
+        if self.stored(group, "servicecidrs", "", name).is_none() {
+            let object = json!({
+                "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": name},
+                "spec": {"cidrs": self.resources.service_ranges()},
+            });
+            self.ensure(collection, object).await?;
+        }
+        let path = format!("{collection}/{name}");
+        let mut stored = self.call(Method::GET, &path, None).await?;
+        if stored["status"]["conditions"].as_array().is_some_and(|c| !c.is_empty()) {
+            return Ok(());
+        }
+        stored["status"] = json!({"conditions": [{
+            "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": (self.now)().to_string(),
+            "message": "Kubernetes default Service CIDR is ready",
+        }]});
+        let put = self.call(Method::PUT, &format!("{path}/status"), Some(&stored)).await;
+        // Another server brought it up to date.
+        put.map(drop).or_else(|e| if e.reason == Reason::Conflict { Ok(()) } else { Err(e) })
     }
 
     /// The service `kubernetes`, whose endpoints are this server.

@@ -39,6 +39,10 @@ impl Warnings {
         }
     }
 
+    pub fn extend(&self, warnings: impl IntoIterator<Item = String>) {
+        warnings.into_iter().for_each(|w| self.add(w));
+    }
+
     pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock())
     }

@@ -64,8 +64,9 @@ impl Call<'_> {
     async fn create_named(&self, mut object: Object, dry_run: bool) -> Result<Arc<Entry>, ApiError> {
         let kind = self.target.kind;
         rules::fill_system_fields(object.meta_mut(), self.now);
-        let reservation = self.reserve(&mut object, None, dry_run)?;
+        let reservation = self.reserve(&mut object, None, dry_run).await?;
         rules::before_create(kind, &mut object)?;
+        self.warnings.extend(kind.warnings(&object, None));
         let name = object.meta().name.clone().unwrap_or_default();
         self.validate(Operation::Create, &name, dry_run, None, Some(&object)).await?;
         let object = self.stored_form(object)?;
@@ -77,7 +78,7 @@ impl Call<'_> {
             Err(Refused::Api(error)) => return Err(error),
         };
         if !dry_run {
-            reservation.keep();
+            reservation.keep().await;
         }
         Ok(entry)
     }

@@ -166,7 +166,7 @@ impl Call<'_> {
         let expect = Expect::Revision(entry.revision);
         let write = Write { key: entry.key.clone(), expect, value: None, ttl: None };
         let written = self.resources.cache.store().write(write).await?;
-        self.release(&entry.object()?);
+        self.release(&entry.object()?).await;
         Ok(Deleted { entry: Arc::new(entry.at(written.revision, EventType::Deleted)?), gone: true })
     }
 

@@ -8,17 +8,20 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Lookup {
     cache: Arc<Cache>,
-    /// Storage paths by (plural, group).
-    storage: Arc<HashMap<(&'static str, String), &'static str>>,
+    /// Groups and storage paths by plural.
+    storage: Arc<HashMap<&'static str, Vec<(String, &'static str)>>>,
 }
 
 impl Lookup {
-    pub(super) fn new(cache: Arc<Cache>, storage: HashMap<(&'static str, String), &'static str>) -> Self {
+    pub(super) fn new(
+        cache: Arc<Cache>,
+        storage: HashMap<&'static str, Vec<(String, &'static str)>>,
+    ) -> Self {
         Self { cache, storage: Arc::new(storage) }
     }
 
     pub fn resource(&self, group: &str, plural: &str) -> Option<&Arc<ResourceCache>> {
-        let storage = self.storage.iter().find(|((p, g), _)| *p == plural && g == group).map(|(_, s)| *s)?;
+        let storage = self.storage.get(plural)?.iter().find(|(g, _)| g == group).map(|(_, s)| *s)?;
         self.cache.resource(storage)
     }
 

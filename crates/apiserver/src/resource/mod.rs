@@ -87,7 +87,7 @@ pub struct Resources {
     admission: Arc<dyn Admission>,
     pub(crate) config: Config,
     lookup: Lookup,
-    services: special::services::Allocator,
+    services: Arc<special::services::Allocator>,
 }
 
 impl Resources {
@@ -113,12 +113,13 @@ impl Resources {
         config: Config,
     ) -> Arc<Self> {
         let mut targets: HashMap<&'static str, Vec<Arc<Target>>> = HashMap::new();
-        let mut storage = HashMap::new();
+        let mut storage: HashMap<&'static str, Vec<(String, &'static str)>> = HashMap::new();
         for kind in kinds {
             let info = kind.info();
             let resource = cache.resource(info.storage).expect("the cache was started with the same kinds");
             let gr = GroupResource { group: info.gvk.group.clone(), resource: info.names.plural.into() };
-            storage.insert((info.names.plural, info.gvk.group.to_string()), info.storage);
+            let groups = storage.entry(info.names.plural).or_default();
+            groups.push((info.gvk.group.to_string(), info.storage));
             targets.entry(info.names.plural).or_default().push(Arc::new(Target {
                 kind: *kind,
                 info,
@@ -132,8 +133,22 @@ impl Resources {
             }));
         }
         let lookup = Lookup::new(cache.clone(), storage);
-        let services = special::services::Allocator::new(&config.services, &lookup);
+        let services =
+            Arc::new(special::services::Allocator::new(&config.services, lookup.clone(), config.now));
         Arc::new(Self { cache, targets, admission, config, lookup, services })
+    }
+
+    /// Makes the record of cluster IPs and node ports agree with the services that are stored, before the first write.
+    ///
+    /// # Errors
+    /// The store cannot be written.
+    pub async fn repair_services(&self) -> Result<(), ApiError> {
+        self.services.start().await
+    }
+
+    /// The configured ranges of cluster IPs, in CIDR notation.
+    pub fn service_ranges(&self) -> Vec<String> {
+        self.config.services.cluster_ip_ranges.iter().map(|(ip, bits)| format!("{ip}/{bits}")).collect()
     }
 
     pub fn cache(&self) -> &Arc<Cache> {

@@ -196,23 +196,22 @@ pub fn list_meta(revision: u64, continue_token: Option<&str>, remaining: Option<
     out
 }
 
-/// Kinds that are served but given up: since which minor release of v1, and for what.
-static DEPRECATED: [(GroupVersionKind, u32, GroupVersionKind); 1] = [(
-    GroupVersionKind::of("", "v1", "Endpoints"),
-    33,
-    GroupVersionKind::of("discovery.k8s.io", "v1", "EndpointSlice"),
-)];
+/// Kinds that are served but given up: since which minor release of v1, and for what, if anything.
+static DEPRECATED: [(GroupVersionKind, u32, Option<GroupVersionKind>); 2] = [
+    (GroupVersionKind::of("", "v1", "ComponentStatus"), 19, None),
+    (
+        GroupVersionKind::of("", "v1", "Endpoints"),
+        33,
+        Some(GroupVersionKind::of("discovery.k8s.io", "v1", "EndpointSlice")),
+    ),
+];
 
 /// What every answer about a deprecated kind warns of.
 pub fn deprecation(gvk: &GroupVersionKind) -> Option<String> {
     let (_, minor, instead) = DEPRECATED.iter().find(|(kind, ..)| kind == gvk)?;
-    Some(format!(
-        "{} {} is deprecated in v1.{minor}+; use {} {}",
-        gvk.api_version(),
-        gvk.kind,
-        instead.api_version(),
-        instead.kind
-    ))
+    let instead =
+        instead.as_ref().map(|i| format!("; use {} {}", i.api_version(), i.kind)).unwrap_or_default();
+    Some(format!("{} {} is deprecated in v1.{minor}+{instead}", gvk.api_version(), gvk.kind))
 }
 
 /// Adds `Warning` headers (RFC 7234, code 299), up to upstream's bound.

@@ -4,8 +4,8 @@ use super::admission_hook::Warnings;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time as MetaTime};
 use kinds::{AnyKind, Info, NameRule, Object, Scope};
 use meta::validation::{
-    Messages, name_is_dns_label, name_is_dns_subdomain, name_is_dns1035_label, name_is_path_segment,
-    validate_object_meta, validate_object_meta_update,
+    Messages, name_is_dns_label, name_is_dns_subdomain, name_is_dns1035_label, name_is_ip,
+    name_is_path_segment, validate_object_meta, validate_object_meta_update,
 };
 use meta::{ApiError, FieldErrors, ObjectMeta, Path, Time};
 use rand::Rng;
@@ -24,6 +24,7 @@ pub fn name_rule(info: &Info) -> NameFn {
         NameRule::DnsLabel => name_is_dns_label,
         NameRule::Dns1035Label => name_is_dns1035_label,
         NameRule::PathSegment => name_is_path_segment,
+        NameRule::IpAddress => name_is_ip,
     }
 }
 

@@ -206,11 +206,14 @@ impl Call<'_> {
         self.check_resource_version(&mut new, &old)?;
         rules::ensure_namespace(new.meta_mut(), self.target.info.scope, self.namespace)?;
         let reservation =
-            if how.internal { None } else { Some(self.reserve(&mut new, Some(&old), how.dry_run)?) };
+            if how.internal { None } else { Some(self.reserve(&mut new, Some(&old), how.dry_run).await?) };
         if !how.internal {
             // A scale is written through the rules of the main resource.
             let subresource = if self.subresource == "scale" { "" } else { self.subresource };
             rules::before_update(self.target.kind, &mut new, &old, subresource)?;
+            if subresource.is_empty() {
+                self.warnings.extend(self.target.kind.warnings(&new, Some(&old)));
+            }
             self.validate(Operation::Update, self.name, how.dry_run, Some(&old), Some(&new)).await?;
         }
         let before = self.stored_form(old)?;
@@ -227,7 +230,7 @@ impl Call<'_> {
         if !how.dry_run
             && let Some(reservation) = reservation
         {
-            reservation.keep();
+            reservation.keep().await;
         }
         Ok(Changed { entry: written, created: false })
     }
@@ -266,7 +269,7 @@ impl Call<'_> {
             let expect = Expect::Revision(entry.revision);
             let write = Write { key: entry.key.clone(), expect, value: None, ttl: None };
             match self.resources.cache.store().write(write).await {
-                Ok(_) => self.release(new),
+                Ok(_) => self.release(new).await,
                 // Another writer's update removed the finalizers too.
                 Err(StoreError::Conflict { current: None }) => {}
                 Err(error) => return Err(error.into()),

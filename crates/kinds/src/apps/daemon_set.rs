@@ -78,7 +78,15 @@ pub static DAEMON_SET: Registered<DaemonSet> = Registered::new(Kind {
     name_rule: NameRule::DnsSubdomain,
     default,
     validate: Validate { create: validate, update: validate_update },
-    strategy: Strategy { prepare_create, prepare_update, ..spec_and_status!(DaemonSet) },
+    strategy: Strategy {
+        warnings: |new, old| {
+            let template = new.spec.as_ref().map(|s| &s.template);
+            crate::warnings::pods::of_controller(&new.metadata, old.map(|o| &o.metadata), template, false)
+        },
+        prepare_create,
+        prepare_update,
+        ..spec_and_status!(DaemonSet)
+    },
     subresources: SUBRESOURCES,
     selectable: &[],
     columns: COLUMNS,

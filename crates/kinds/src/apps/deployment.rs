@@ -72,7 +72,14 @@ pub static DEPLOYMENT: Registered<Deployment> = Registered::new(Kind {
     name_rule: NameRule::DnsSubdomain,
     default,
     validate: Validate { create: |d| validate(d), update: validate_update },
-    strategy: Strategy { prepare_update, ..spec_and_status!(Deployment) },
+    strategy: Strategy {
+        warnings: |new, old| {
+            let template = new.spec.as_ref().map(|s| &s.template);
+            crate::warnings::pods::of_controller(&new.metadata, old.map(|o| &o.metadata), template, true)
+        },
+        prepare_update,
+        ..spec_and_status!(Deployment)
+    },
     subresources: SUBRESOURCES,
     selectable: &[],
     columns: COLUMNS,

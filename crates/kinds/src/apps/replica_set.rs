@@ -63,7 +63,13 @@ pub static REPLICA_SET: Registered<ReplicaSet> = Registered::new(Kind {
     name_rule: NameRule::DnsSubdomain,
     default,
     validate: Validate { create: validate, update: validate_update },
-    strategy: spec_and_status!(ReplicaSet),
+    strategy: crate::kind::Strategy {
+        warnings: |new, old| {
+            let template = new.spec.as_ref().and_then(|s| s.template.as_ref());
+            crate::warnings::pods::of_controller(&new.metadata, old.map(|o| &o.metadata), template, true)
+        },
+        ..spec_and_status!(ReplicaSet)
+    },
     subresources: SUBRESOURCES,
     selectable: SELECTABLE,
     columns: COLUMNS,

@@ -48,7 +48,10 @@ pub static STATEFUL_SET: Registered<StatefulSet> = Registered::new(Kind {
     name_rule: NameRule::DnsLabel,
     default,
     validate: Validate { create: validate, update: validate_update },
-    strategy: spec_and_status!(StatefulSet),
+    strategy: crate::kind::Strategy {
+        warnings: crate::warnings::objects::stateful_set,
+        ..spec_and_status!(StatefulSet)
+    },
     subresources: SUBRESOURCES,
     selectable: &[],
     columns: COLUMNS,

@@ -103,6 +103,7 @@ pub static POD: Registered<Pod> = Registered::new(Kind {
     default: default_pod,
     validate: Validate { create: validate_pod_create, update: validate_update },
     strategy: Strategy {
+        warnings: |new, old| if old.is_none() { crate::warnings::pods::pod(new) } else { Vec::new() },
         prepare_create,
         prepare_update,
         graceful_delete: Some(grace_seconds),

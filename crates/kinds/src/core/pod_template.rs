@@ -32,6 +32,14 @@ pub static POD_TEMPLATE: Registered<PodTemplate> = Registered::new(Kind {
     default: |t| default_pod_template(t.template.get_or_insert_default()),
     validate: Validate { create: validate, update: |new, _| validate(new) },
     strategy: Strategy {
+        warnings: |new, old| {
+            let changed = old.is_none_or(|old| old.metadata.generation != new.metadata.generation);
+            if changed {
+                crate::warnings::pods::template(&Path::new("template"), new.template.as_ref())
+            } else {
+                Vec::new()
+            }
+        },
         prepare_create: |t| t.metadata.generation = Some(1),
         prepare_update: |new, old| {
             let changed = !semantic_eq(&new.template, &old.template);

@@ -68,7 +68,13 @@ pub static REPLICATION_CONTROLLER: Registered<ReplicationController> = Registere
     name_rule: NameRule::DnsSubdomain,
     default,
     validate: Validate { create: validate, update: |new, _| validate(new) },
-    strategy: spec_and_status!(ReplicationController),
+    strategy: crate::kind::Strategy {
+        warnings: |new, old| {
+            let template = new.spec.as_ref().and_then(|s| s.template.as_ref());
+            crate::warnings::pods::of_controller(&new.metadata, old.map(|o| &o.metadata), template, true)
+        },
+        ..spec_and_status!(ReplicationController)
+    },
     subresources: SUBRESOURCES,
     selectable: SELECTABLE,
     columns: COLUMNS,
