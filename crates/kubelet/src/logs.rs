@@ -39,6 +39,10 @@ pub fn tail(path: &Path, max_bytes: usize, max_lines: usize) -> io::Result<Strin
             lines.push(std::mem::take(&mut open) + "\n");
         }
     }
+    // last words without a line's end
+    if !open.is_empty() {
+        lines.push(open);
+    }
     let from = lines.len().saturating_sub(max_lines);
     let mut end = lines[from..].concat();
     let mut cut = end.len().saturating_sub(max_bytes);
@@ -131,5 +135,7 @@ mod tests {
         assert_eq!(tail(&path, 100, 2).unwrap(), "two\nthree\n");
         assert_eq!(tail(&path, 4, 80).unwrap(), "ree\n");
         assert_eq!(restarts_from_logs(dir.path()), 1);
+        fs::write(&path, "t stdout F one\nt stdout P DO\nt stdout P NE\n").unwrap();
+        assert_eq!(tail(&path, 100, 1).unwrap(), "DONE");
     }
 }

@@ -3,9 +3,11 @@
 //! Clients speak SPDY/3.1 (old kubectl, and every container runtime's stream server) or one of
 //! Kubernetes' WebSocket sub-protocols (kubectl since 1.31). This crate joins a client's connection with
 //! a backend's: raw where both speak the same ([`upgrade`]), translated where not ([`translate`],
-//! [`tunnel`]). [`proxy::serve`] chooses, for whoever serves such a request.
+//! [`tunnel`]). [`proxy::serve`] chooses, for whoever serves such a request; [`reader`] sends a stream in one
+//! direction, a log.
 
 pub mod proxy;
+pub mod reader;
 pub mod spdy;
 pub mod status;
 pub mod translate;

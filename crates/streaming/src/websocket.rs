@@ -147,7 +147,8 @@ pub fn tunnelled_protocols(headers: &HeaderMap) -> Vec<String> {
     offered(headers).filter_map(tunnelled).collect()
 }
 
-fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+/// The sub-protocols that a client offers, in its order.
+pub(crate) fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let values = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty())
 }

@@ -138,7 +138,11 @@ pub async fn handle(front: &Front, context: &Context, request: Request) -> Resul
         }
         let kept = log_parameters(&asked)?;
         let to = format!("/containerLogs/{namespace}/{name}/{container}?{}", query(&kept));
-        return logs(front, &address(front, &node)?, &to, name).await;
+        let log = logs(front, &address(front, &node)?, &to, name).await?;
+        if streaming::websocket::is_request(request.headers()) {
+            return Ok(carried(streaming::reader::serve(request, log.into_body())));
+        }
+        return Ok(log);
     }
     if !matches!(*request.method(), Method::GET | Method::POST) {
         return Err(super::method_not_allowed(info));
