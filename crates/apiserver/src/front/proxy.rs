@@ -4,7 +4,7 @@ use super::kubelet::{self, carried, send};
 use super::respond;
 use crate::front::Front;
 use crate::request::{BoxError, Context, Request, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -137,18 +137,24 @@ fn endpoint(
         .ok_or_else(|| unavailable(format!("no endpoints available for service {name:?}")))
 }
 
+/// The path of the proxy and what follows it in the URL as it was written. How deep the proxy is does not depend on
+/// names: one of them may be "proxy" too. `/api/v1/proxy/namespaces/...`, the old form, is as deep.
+fn split(path: &str, namespaced: bool) -> (&str, &str) {
+    // api, v1, namespaces, its name, pods, its name, proxy
+    let depth = if namespaced { 7 } else { 5 };
+    match path.match_indices('/').nth(depth) {
+        Some((at, _)) => path.split_at(at),
+        None => (path, ""),
+    }
+}
+
 /// # Errors
 /// What is asked for is not there or does not answer.
 pub async fn handle(front: &Front, context: &Context, request: Request) -> Result<Response, ApiError> {
     let info = &context.info;
     let path = request.uri().path();
-    // What follows `.../proxy` in the URL as it was written.
-    let marker = if info.verb == "proxy" { format!("/{}", info.name) } else { "/proxy".to_owned() };
-    let (base, rest) = match path.find(&marker) {
-        Some(at) => path.split_at(at + marker.len()),
-        None => (path, ""),
-    };
-    if rest.is_empty() {
+    let (base, rest) = split(path, !info.namespace.is_empty());
+    if rest.is_empty() && matches!(*request.method(), Method::GET | Method::HEAD) {
         // Relative links of what is behind only work below a directory.
         let to = match request.uri().query() {
             Some(q) => format!("{path}/?{q}"),
@@ -160,6 +166,7 @@ pub async fn handle(front: &Front, context: &Context, request: Request) -> Resul
     }
     let base = base.to_owned();
     let (address, secure) = locate(front, context)?;
+    let rest = if rest.is_empty() { "/" } else { rest };
     let target = match request.uri().query() {
         Some(q) => format!("{rest}?{q}"),
         None => rest.to_owned(),
@@ -197,6 +204,21 @@ pub async fn handle(front: &Front, context: &Context, request: Request) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_follows_the_proxy() {
+        let check = |path: &str, namespaced: bool, base: &str, rest: &str| {
+            assert_eq!(split(path, namespaced), (base, rest));
+        };
+        let pod = "/api/v1/namespaces/proxy-1/pods/proxy/proxy";
+        check(pod, true, pod, "");
+        check(&format!("{pod}/a/proxy/"), true, pod, "/a/proxy/");
+        let service = "/api/v1/namespaces/a/services/https:web:1/proxy";
+        check(&format!("{service}/"), true, service, "/");
+        check("/api/v1/nodes/proxy/proxy/pods", false, "/api/v1/nodes/proxy/proxy", "/pods");
+        check("/api/v1/proxy/nodes/n/pods", false, "/api/v1/proxy/nodes/n", "/pods");
+        check("/api/v1/proxy/namespaces/a/pods/p/x", true, "/api/v1/proxy/namespaces/a/pods/p", "/x");
+    }
 
     #[test]
     fn names_with_scheme_and_port() {
