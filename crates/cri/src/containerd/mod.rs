@@ -16,7 +16,7 @@ use k8s_cri::v1::ImageSpec;
 use tokio::sync::watch;
 
 pub use config::{Settings, Version, render};
-pub use remove::{remove_all, unmount_below};
+pub use remove::{pod_uids, remove_all, unmount_below};
 
 use crate::api::{ImageApi, RuntimeApi};
 use crate::image::{self, Importer, PAUSE_IMAGE};
@@ -45,7 +45,10 @@ pub enum SupervisorError {
     Missing,
     #[error("runc is not installed: install it (on Debian: apt-get install runc)")]
     NoRunc,
-    #[error("containerd {found} is too old: {} or later is needed", Version::OLDEST)]
+    #[error(
+        "containerd {found} is too old: the container runtime interface v1 takes {} or later; upgrade it (on Debian: apt-get install containerd)",
+        Version::OLDEST
+    )]
     TooOld { found: Version },
     #[error("cannot tell the version of containerd from {output:?}")]
     UnknownVersion { output: String },
@@ -176,6 +179,10 @@ impl Supervisor {
         let cni_conf_dir = options.data_dir.join("cni/net.d");
         let cni_bin_dir = cni_bin_dir();
         process::forget_other_boot(&layout)?;
+        let found = process::find(&layout);
+        let adopted = found.is_some();
+        // before anything is made: a start that is refused leaves no trace
+        let version = if adopted { None } else { Some(process::check_prerequisites().await?) };
         for directory in [&layout.home, &layout.root(), &layout.state, &layout.registries(), &cni_conf_dir] {
             make_dir(directory)?;
         }
@@ -183,36 +190,35 @@ impl Supervisor {
         let snapshotter = snapshotter(&layout.root());
         let runtime = Runtime::new(&layout.socket().display().to_string())?;
 
-        let found = process::find(&layout);
-        let adopted = found.is_some();
+        if let Some(version) = version {
+            if StdUnixStream::connect(layout.socket()).is_ok() {
+                return Err(SupervisorError::SocketInUse { socket: layout.socket() });
+            }
+            let settings = Settings {
+                version,
+                root: layout.root(),
+                state: layout.state.clone(),
+                socket: layout.socket(),
+                sandbox_image: PAUSE_IMAGE.to_owned(),
+                cni_bin_dir: cni_bin_dir.clone(),
+                cni_conf_dir: cni_conf_dir.clone(),
+                registry_dir: layout.registries(),
+                snapshotter: snapshotter.clone(),
+                systemd_cgroup: options.systemd_cgroup,
+                may_lower_oom_score: process::has_sys_resource(),
+            };
+            write(&layout.config(), &render(&settings))?;
+        }
         let handle = match found {
             Some(handle) => handle,
-            None => {
-                if StdUnixStream::connect(layout.socket()).is_ok() {
-                    return Err(SupervisorError::SocketInUse { socket: layout.socket() });
-                }
-                let settings = Settings {
-                    version: process::check_prerequisites().await?,
-                    root: layout.root(),
-                    state: layout.state.clone(),
-                    socket: layout.socket(),
-                    sandbox_image: PAUSE_IMAGE.to_owned(),
-                    cni_bin_dir: cni_bin_dir.clone(),
-                    cni_conf_dir: cni_conf_dir.clone(),
-                    registry_dir: layout.registries(),
-                    snapshotter: snapshotter.clone(),
-                    systemd_cgroup: options.systemd_cgroup,
-                    may_lower_oom_score: process::has_sys_resource(),
-                };
-                write(&layout.config(), &render(&settings))?;
-                process::spawn(&layout)?
-            }
+            None => process::spawn(&layout)?,
         };
         let handle = match wait_until_ready(&layout, &runtime, handle).await {
             Ok(handle) => handle,
             Err(error) => {
                 if !adopted {
                     process::stop(&layout).await?;
+                    remove::forget_idle(&layout);
                 }
                 return Err(error);
             }
@@ -306,13 +312,25 @@ impl Supervisor {
         Ok(names)
     }
 
-    /// Ends containerd; containers go on running, and a later start takes them over.
+    /// Ends containerd; containers go on running, and a later start takes them over. If there are none, no
+    /// trace stays but its files below the data directory.
     ///
     /// # Errors
     /// If it does not end.
     pub async fn stop(self) -> Result<(), SupervisorError> {
         self.keeper.abort();
-        process::stop(&self.layout).await
+        process::stop(&self.layout).await?;
+        remove::forget_idle(&self.layout);
+        Ok(())
+    }
+
+    /// Ends all containers, each with `grace` to end by itself, and then containerd.
+    ///
+    /// # Errors
+    /// If containerd does not end. What the runtime does not stop is only logged.
+    pub async fn stop_with_containers(self, grace: Duration) -> Result<(), SupervisorError> {
+        remove::stop_pods(&self.runtime, grace).await;
+        self.stop().await
     }
 
     async fn ensure_pause_image(&self) -> Result<(), SupervisorError> {
