@@ -7,6 +7,8 @@ use std::net::IpAddr;
 
 /// Seconds a client may keep an answer.
 pub const TTL_SECONDS: u32 = 5;
+/// So many names may lead to one another, as with CoreDNS; what is longer is a circle.
+const MAX_ALIASES: usize = 10;
 /// Version of the specification, at `dns-version.<domain>`.
 const SPECIFICATION: &str = "1.1.0";
 
@@ -20,9 +22,9 @@ pub enum Answer {
     /// The name is there, records of this type are not.
     Empty,
     NoSuchName,
-    /// A CNAME that leads out of the cluster: the target is to be asked for upstream.
+    /// A chain of CNAMEs that leads out of the cluster: the target is to be asked for upstream.
     Alias {
-        record: Box<Record>,
+        records: Vec<Record>,
         target: Name,
     },
     /// Not ours.
@@ -42,7 +44,31 @@ impl Answers {
         Some(Self { domain: labels(&name), name })
     }
 
+    /// The answer to a question. A service that is another name is followed while it stays in the cluster.
     pub fn answer(&self, zone: &Zone, question: &Name, kind: RecordType) -> Answer {
+        let (mut chain, mut name) = (Vec::new(), question.clone());
+        while chain.len() < MAX_ALIASES {
+            match self.one(zone, &name, kind) {
+                Answer::Alias { records, .. } if kind == RecordType::CNAME => {
+                    return found(records, Vec::new());
+                }
+                Answer::Alias { mut records, target } => {
+                    chain.append(&mut records);
+                    name = target;
+                }
+                answer if chain.is_empty() => return answer,
+                Answer::Elsewhere => return Answer::Alias { records: chain, target: name },
+                Answer::Found { mut records, additional } => {
+                    chain.append(&mut records);
+                    return found(chain, additional);
+                }
+                Answer::Empty | Answer::NoSuchName => break,
+            }
+        }
+        found(chain, Vec::new())
+    }
+
+    fn one(&self, zone: &Zone, question: &Name, kind: RecordType) -> Answer {
         let labels = labels(question);
         if let Some(ip) = reverse_address(&labels) {
             return self.reverse(zone, question, ip, kind);
@@ -98,7 +124,7 @@ impl Answers {
             }
             Form::External(target) => match Name::from_ascii(format!("{}.", target.trim_end_matches('.'))) {
                 Ok(target) => Answer::Alias {
-                    record: Box::new(record(question, RData::CNAME(CNAME(target.clone())))),
+                    records: vec![record(question, RData::CNAME(CNAME(target.clone())))],
                     target,
                 },
                 Err(_) => Answer::NoSuchName,
@@ -262,6 +288,11 @@ mod tests {
         service("web", json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "ports": ports}));
         service("db", json!({"clusterIP": "None", "ports": ports}));
         service("ext", json!({"type": "ExternalName", "externalName": "example.org"}));
+        let also = |name: &str| json!({"type": "ExternalName", "externalName": format!("{name}.default.svc.cluster.local")});
+        service("also-web", also("web"));
+        service("also-ext", also("ext"));
+        service("nowhere", also("missing"));
+        service("circle", also("circle"));
         let slice = serde_json::from_value(json!({
             "addressType": "IPv4", "metadata": {"name": "db-1"},
             "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
@@ -315,6 +346,12 @@ mod tests {
                 "0 100 8080 db-0.db.default.svc.cluster.local., 0 100 8080 10-244-0-3.db.default.svc.cluster.local. + 10.244.0.2, 10.244.0.3",
             ),
             ("ext.default.svc.cluster.local.", A, "alias example.org."),
+            ("ext.default.svc.cluster.local.", CNAME, "example.org."),
+            ("also-web.default.svc.cluster.local.", A, "web.default.svc.cluster.local., 10.96.0.7"),
+            ("also-web.default.svc.cluster.local.", AAAA, "web.default.svc.cluster.local."),
+            ("also-ext.default.svc.cluster.local.", A, "alias example.org."),
+            ("nowhere.default.svc.cluster.local.", A, "missing.default.svc.cluster.local."),
+            ("circle.default.svc.cluster.local.", A, &["circle.default.svc.cluster.local."; 10].join(", ")),
             ("10-244-0-9.default.pod.cluster.local.", A, "10.244.0.9"),
             ("10-244-0-9.nowhere.pod.cluster.local.", A, "NoSuchName"),
             ("7.0.96.10.in-addr.arpa.", PTR, "web.default.svc.cluster.local."),

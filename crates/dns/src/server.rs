@@ -177,10 +177,10 @@ impl Handler {
             Answer::Found { records, additional } => Reply { answers: records, additional, ..ours },
             Answer::Empty => Reply { soa: soa(), ..ours },
             Answer::NoSuchName => Reply { code: ResponseCode::NXDomain, soa: soa(), ..ours },
-            Answer::Alias { record, target } => {
+            Answer::Alias { mut records, target } => {
                 let mut reply = self.forward(Query::query(target, query.query_type())).await;
-                reply.answers.insert(0, *record);
-                reply
+                records.append(&mut reply.answers);
+                Reply { answers: records, ..reply }
             }
             Answer::Elsewhere => self.forward(query).await,
         }
