@@ -32,6 +32,72 @@ fn prune_field(ty: &'static FieldType, value: &mut Value) {
     }
 }
 
+/// Makes a body decode that Go reads and a stricter decoder does not: null for an item of a list or a value of a map
+/// is its zero value, and a time that a struct must have is the zero time. Gives whether anything changed.
+pub fn complete(ty: &'static Type, value: &mut Value) -> bool {
+    let Value::Object(object) = value else { return false };
+    let before = object.len();
+    object.retain(|name, value| !value.is_null() || ty.field_index(name).is_none());
+    let mut changed = object.len() != before;
+    for field in ty.fields {
+        match object.get_mut(field.json) {
+            Some(value) => changed |= complete_field(&field.ty, value),
+            None if field.required && matches!(field.ty, FieldType::Time | FieldType::MicroTime) => {
+                object.insert(field.json.to_owned(), ZERO_TIME.into());
+                changed = true;
+            }
+            None => {}
+        }
+    }
+    changed
+}
+
+/// Go's.
+const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
+
+fn complete_field(ty: &'static FieldType, value: &mut Value) -> bool {
+    let fill = |item: &'static FieldType, value: &mut Value| match (value.is_null(), zero(item)) {
+        (true, Some(zero)) => {
+            *value = zero;
+            complete_field(item, value);
+            true
+        }
+        _ => complete_field(item, value),
+    };
+    match (ty, value) {
+        (FieldType::Ref(ty), value) => complete(ty, value),
+        (FieldType::Array(item), Value::Array(items)) => {
+            items.iter_mut().fold(false, |c, v| fill(item, v) | c)
+        }
+        (FieldType::StringItems, Value::Array(items)) => {
+            items.iter_mut().fold(false, |c, v| fill(&FieldType::String, v) | c)
+        }
+        (FieldType::Map(item), Value::Object(items)) => {
+            items.values_mut().fold(false, |c, v| fill(item, v) | c)
+        }
+        _ => false,
+    }
+}
+
+/// None where null is a value.
+fn zero(ty: &FieldType) -> Option<Value> {
+    Some(match ty {
+        FieldType::String | FieldType::Bytes => "".into(),
+        FieldType::Int32 | FieldType::Int64 | FieldType::Double | FieldType::IntOrString => 0.into(),
+        FieldType::Bool => false.into(),
+        FieldType::Quantity => "0".into(),
+        FieldType::Time | FieldType::MicroTime => ZERO_TIME.into(),
+        FieldType::Ref(_) | FieldType::Map(_) => Value::Object(Map::new()),
+        FieldType::Array(_) | FieldType::StringItems => Value::Array(Vec::new()),
+        FieldType::RawExtension
+        | FieldType::FieldsV1
+        | FieldType::Json
+        | FieldType::SchemaOrArray
+        | FieldType::SchemaOrBool
+        | FieldType::SchemaOrStringArray => return None,
+    })
+}
+
 /// What decodes itself in Go is a struct, and never zero for `omitempty`.
 fn is_zero(ty: &FieldType, value: &Value) -> bool {
     match (ty, value) {
@@ -49,6 +115,28 @@ fn is_zero(ty: &FieldType, value: &Value) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn nulls_are_what_go_reads_them_as() {
+        let check = |kind: &str, given: Value, expect: Value| {
+            let ty = crate::for_api_version("v1", kind).expect("a kind of v1");
+            let mut completed = given.clone();
+            assert_eq!(complete(ty, &mut completed), given != expect);
+            assert_eq!(completed, expect);
+        };
+        check(
+            "Pod",
+            json!({ "metadata": { "labels": { "a": null }, "creationTimestamp": null }, "spec": { "containers": [{ "name": "c", "args": ["x", null], "resources": { "limits": { "cpu": null } } }, null] } }),
+            json!({ "metadata": { "labels": { "a": "" } }, "spec": { "containers": [{ "name": "c", "args": ["x", ""], "resources": { "limits": { "cpu": "0" } } }, {}] } }),
+        );
+        check(
+            "Service",
+            json!({ "status": { "conditions": [{ "type": "A", "lastTransitionTime": null }] } }),
+            json!({ "status": { "conditions": [{ "type": "A", "lastTransitionTime": "0001-01-01T00:00:00Z" }] } }),
+        );
+        let whole = json!({ "spec": { "containers": [{ "name": "c" }] } });
+        check("Pod", whole.clone(), whole);
+    }
 
     #[test]
     fn zero_values_go_where_absence_means_the_same() {

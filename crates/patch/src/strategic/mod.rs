@@ -9,6 +9,7 @@ use crate::Error;
 use order::{contains_directive, find_by_key, normalise, partition, validate_order};
 use schema::{Field, FieldType, Type};
 use serde_json::{Map, Value};
+use std::fmt;
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -72,13 +73,37 @@ impl Meta {
     }
 }
 
+/// A value as Go prints one with `%v`: upstream's messages have them so.
+struct Go<'a>(&'a Value);
+
+impl fmt::Display for Go<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Value::Null => f.write_str("<nil>"),
+            Value::String(text) => f.write_str(text),
+            Value::Bool(value) => value.fmt(f),
+            Value::Number(number) => number.fmt(f),
+            Value::Array(items) => {
+                let items: Vec<String> = items.iter().map(|i| Go(i).to_string()).collect();
+                write!(f, "[{}]", items.join(" "))
+            }
+            Value::Object(map) => {
+                let mut fields: Vec<(&String, &Value)> = map.iter().collect();
+                fields.sort_by_key(|(name, _)| *name);
+                let fields: Vec<String> = fields.into_iter().map(|(n, v)| format!("{n}:{}", Go(v))).collect();
+                write!(f, "map[{}]", fields.join(" "))
+            }
+        }
+    }
+}
+
 fn bad_type(directive: &Value, map: &Map<String, Value>) -> Error {
-    let directive = directive.as_str().map_or_else(|| directive.to_string(), str::to_owned);
-    Error::Typed(format!("unknown patch type: {directive} in map: {}", Value::Object(map.clone())))
+    let map = Value::Object(map.clone());
+    Error::Typed(format!("unknown patch type: {} in map: {}", Go(directive), Go(&map)))
 }
 
 fn no_merge_key(item: &Value, key: &str) -> Error {
-    Error::Typed(format!("map: {item} does not contain declared merge key: {key}"))
+    Error::Typed(format!("map: {} does not contain declared merge key: {key}", Go(item)))
 }
 
 fn bad_format(what: &str) -> Error {
@@ -94,7 +119,10 @@ fn merge_map(
         return match directive.as_str() {
             Some("replace") => Ok(patch),
             Some("delete") => Ok(Map::new()),
-            _ => Err(bad_type(&directive, &patch)),
+            _ => {
+                patch.insert(DIRECTIVE.to_owned(), directive.clone());
+                Err(bad_type(&directive, &patch))
+            }
         };
     }
     retain_keys(&mut original, &mut patch)?;
@@ -183,6 +211,7 @@ fn element_orders(
         let merge_key = strategy.merge_key.unwrap_or_default();
         validate_order(change.as_deref().unwrap_or_default(), &order, merge_key)?;
         let server_order = server_order(before.as_deref().unwrap_or_default(), change.as_deref(), merge_key);
+        let nothing = [&before, &change].iter().all(|list| list.as_ref().is_none_or(Vec::is_empty));
         let merged = match (before, change) {
             (Some(before), None) => before,
             (None, Some(change)) => change.into_iter().filter_map(without_directives).collect(),
@@ -190,6 +219,9 @@ fn element_orders(
             (None, None) => continue,
         };
         let (named, server_only) = partition(merged, &order, merge_key)?;
+        if nothing {
+            return Err(Error::Typed("no elements in any of the given slices".to_owned()));
+        }
         let merged = normalise(named, server_only, &order, &server_order, merge_key)?;
         original.insert(key, Value::Array(merged));
     }
@@ -254,7 +286,7 @@ fn merge_lists(
     let kind = std::mem::discriminant(first);
     if original.iter().chain(&patch).any(|item| std::mem::discriminant(item) != kind) {
         let lists = Value::Array(vec![Value::Array(original), Value::Array(patch)]);
-        return Err(Error::Typed(format!("list element types are not identical: {lists}")));
+        return Err(Error::Typed(format!("list element types are not identical: {}", Go(&lists))));
     }
     let server_order;
     let named_order;

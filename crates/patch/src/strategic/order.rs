@@ -1,6 +1,6 @@
 //! The order of merged lists: what the patch names as the patch says, the rest as it was, interleaved by the live order.
 
-use super::{DIRECTIVE, bad_format, no_merge_key};
+use super::{DIRECTIVE, Go, bad_format, no_merge_key};
 use crate::Error;
 use serde_json::Value;
 
@@ -74,33 +74,44 @@ fn sort_by(items: &mut [Value], order: &[Value], merge_key: &str) {
     });
 }
 
+/// Whether two items of a list are the same one.
+fn same(item: &Value, other: &Value, merge_key: &str) -> Result<bool, Error> {
+    if merge_key.is_empty() {
+        return Ok(item == other);
+    }
+    if !item.is_object() || !other.is_object() {
+        return Err(bad_format("setElementOrder list"));
+    }
+    let key = |v: &Value| v.get(merge_key).cloned().ok_or_else(|| no_merge_key(v, merge_key));
+    Ok(key(item)? == key(other)?)
+}
+
 /// The items of a patch must stand in the order list, in its order.
 pub(super) fn validate_order(patch: &[Value], order: &[Value], merge_key: &str) -> Result<(), Error> {
     if patch.is_empty() || order.is_empty() {
         return Ok(());
     }
-    let mut order_items = order.iter();
-    for item in patch.iter().filter(|item| !contains_directive(item)) {
-        if !merge_key.is_empty() {
-            if !item.is_object() {
-                return Err(bad_format("setElementOrder list"));
-            }
-            for item in [Some(item), order.iter().find(|o| o.get(merge_key).is_none())].into_iter().flatten()
-            {
-                if item.get(merge_key).is_none() {
-                    return Err(no_merge_key(item, merge_key));
-                }
-            }
+    let deletes = |item: &&Value| item.get(DIRECTIVE).and_then(Value::as_str) == Some("delete");
+    let items: Vec<&Value> = patch.iter().filter(|item| merge_key.is_empty() || !deletes(item)).collect();
+    let (mut at, mut place) = (0, 0);
+    // A directive after the last item that is ordered is refused like an item out of order, as upstream does.
+    while at < items.len() && place < order.len() {
+        if contains_directive(items[at]) {
+            at += 1;
+            continue;
         }
-        let same = |other: &Value| {
-            if merge_key.is_empty() { other == item } else { other.get(merge_key) == item.get(merge_key) }
-        };
-        if !order_items.any(same) {
-            let (patch, order) = (Value::Array(patch.to_vec()), Value::Array(order.to_vec()));
-            return Err(Error::Typed(format!(
-                "The order in patch list:\n{patch}\n doesn't match $setElementOrder list:\n{order}\n"
-            )));
+        if same(items[at], &order[place], merge_key)? {
+            at += 1;
         }
+        place += 1;
+    }
+    if at < items.len() && place >= order.len() {
+        let (patch, order) = (Value::Array(patch.to_vec()), Value::Array(order.to_vec()));
+        return Err(Error::Typed(format!(
+            "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+            Go(&patch),
+            Go(&order)
+        )));
     }
     Ok(())
 }

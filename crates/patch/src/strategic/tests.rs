@@ -105,19 +105,28 @@ fn objects_are_replaced_deleted_or_keep_named_keys() {
 fn malformed_patches_say_so() {
     let doc = pod(json!([{"name": "a"}]));
     for (patch, expect) in [
-        (json!({"spec": {"$patch": "sort"}}), "unknown patch type: sort in map: {}"),
+        (json!({"spec": {"$patch": "sort"}}), "unknown patch type: sort in map: map[$patch:sort]"),
         (
             json!({"spec": {"containers": [{"image": "x"}]}}),
-            "map: {\"image\":\"x\"} does not contain declared merge key: name",
+            "map: map[image:x] does not contain declared merge key: name",
         ),
         (json!({"spec": {"$retainKeys": ["a"], "hostNetwork": true}}), "invalid patch format of retainKeys"),
         (
             json!({"spec": {"$setElementOrder/containers": {}}}),
             "invalid patch format of setElementOrder list",
         ),
+        (json!({"spec": {"containers": ["x"]}}), "list element types are not identical: [[map[name:a]] [x]]"),
         (
-            json!({"spec": {"containers": ["x"]}}),
-            "list element types are not identical: [[{\"name\":\"a\"}],[\"x\"]]",
+            json!({"spec": {"containers": [{"name": "b"}], "$setElementOrder/containers": [{"name": "a"}]}}),
+            "The order in patch list:\n[map[name:b]]\n doesn't match $setElementOrder list:\n[map[name:a]]\n",
+        ),
+        (
+            json!({"spec": {"volumes": [], "$setElementOrder/volumes": [{"name": "v"}]}}),
+            "no elements in any of the given slices",
+        ),
+        (
+            json!({"spec": {"containers": [{"name": "a", "$patch": "merge"}]}}),
+            "merging lists cannot yet be specified in the patch",
         ),
     ] {
         check(&doc, &patch, Err(expect));
