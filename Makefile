@@ -19,4 +19,4 @@ bench:
 
 build:
 	@scripts/dependencies build
-	@cargo build --release --locked -p ironclad
+	@scripts/cargo build --release --locked -p ironclad
