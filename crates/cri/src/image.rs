@@ -290,7 +290,6 @@ pub fn pause_archive() -> Result<Vec<u8>, ImageError> {
         .file("/pause", 0o755, PAUSE)
         .entrypoint(["/pause"])
         .user("65535:65535")
-        .label("io.cri-containerd.pinned", "pinned")
         .build()
 }
 
@@ -324,7 +323,7 @@ impl Importer {
         self.ctr(&["images", "label", name, PINNED_LABEL], None).await.map(drop)
     }
 
-    async fn ctr(&self, arguments: &[&str], input: Option<&[u8]>) -> Result<String, ImageError> {
+    pub(crate) async fn ctr(&self, arguments: &[&str], input: Option<&[u8]>) -> Result<String, ImageError> {
         let command = format!("ctr {}", arguments.join(" "));
         let mut child = Command::new("ctr")
             .arg("--address")

@@ -13,6 +13,7 @@ mod events;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
 pub mod image;
+mod image_volume;
 pub mod reference;
 
 pub use api::{EventStream, ImageApi, RuntimeApi};

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{
+    Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, ResourceRequirements, Taint, Toleration,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::quantity::{millis, value};
+use crate::quantity::{bytes_text, millis, millis_text, value};
 use crate::sync::{Failure, init_containers, is_sidecar};
 
 /// A refusal as the pod's status tells it.
@@ -70,12 +72,27 @@ pub fn admit(pod: &Pod, others: &[&Pod], node: &Node) -> Option<Failure> {
 
 /// What a pod asks for: thousandths of CPU, otherwise whole units.
 pub fn requests(pod: &Pod) -> BTreeMap<String, i64> {
+    let mut total = totals(pod, |r| &r.requests);
+    add(&mut total, &read(&pod.spec.as_ref().and_then(|s| s.overhead.clone())));
+    total
+}
+
+/// Its limits as a whole, in the same units.
+pub fn limits(pod: &Pod) -> BTreeMap<String, i64> {
+    let mut total = totals(pod, |r| &r.limits);
+    // what has no limit gets none from the overhead
+    let mut overhead = read(&pod.spec.as_ref().and_then(|s| s.overhead.clone()));
+    overhead.retain(|name, _| total.contains_key(name));
+    add(&mut total, &overhead);
+    total
+}
+
+type List = Option<BTreeMap<String, Quantity>>;
+
+fn totals(pod: &Pod, list: fn(&ResourceRequirements) -> &List) -> BTreeMap<String, i64> {
     let Some(spec) = &pod.spec else { return BTreeMap::new() };
-    let read = |list: &Option<BTreeMap<String, Quantity>>| -> BTreeMap<String, i64> {
-        list.iter().flatten().map(|(name, q)| (name.clone(), amount(name, q))).collect()
-    };
     let of = |c: &k8s_openapi::api::core::v1::Container| {
-        c.resources.as_ref().map(|r| read(&r.requests)).unwrap_or_default()
+        c.resources.as_ref().map(|r| read(list(r))).unwrap_or_default()
     };
     let mut total = BTreeMap::new();
     for c in &spec.containers {
@@ -96,10 +113,26 @@ pub fn requests(pod: &Pod) -> BTreeMap<String, i64> {
     }
     max(&mut total, &peak);
     if let Some(level) = &spec.resources {
-        total.extend(read(&level.requests));
+        total.extend(read(list(level)));
     }
-    add(&mut total, &read(&spec.overhead));
     total
+}
+
+fn read(list: &List) -> BTreeMap<String, i64> {
+    list.iter().flatten().map(|(name, q)| (name.clone(), amount(name, q))).collect()
+}
+
+/// Amounts in the API's form.
+pub fn quantities(amounts: &BTreeMap<String, i64>) -> Option<BTreeMap<String, Quantity>> {
+    let text = |name: &str, amount: i64| match name {
+        "cpu" => millis_text(amount),
+        _ if name == "memory" || name == "ephemeral-storage" || name.starts_with("hugepages-") => {
+            bytes_text(amount)
+        }
+        _ => amount.to_string(),
+    };
+    let list = amounts.iter().map(|(name, amount)| (name.clone(), Quantity(text(name, *amount))));
+    (!amounts.is_empty()).then(|| list.collect())
 }
 
 fn amount(name: &str, quantity: &Quantity) -> i64 {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cri::image::Importer;
+
 use crate::eviction::threshold::{self, Threshold};
 use crate::pulled::Verification;
 
@@ -60,6 +62,8 @@ pub struct Config {
     pub reserved_memory_bytes: u64,
     /// Processes a pod may have; without bound if `None`.
     pub pod_pids_limit: Option<i64>,
+    /// What mounts images as volumes, where the runtime is containerd.
+    pub image_mounts: Option<Importer>,
     /// The version the node shows: `v1.36.0`.
     pub version: String,
     /// The port of healthz on the loopback address; 0 is none.
@@ -101,6 +105,7 @@ impl Default for Config {
             reserved_cpu_millis: 0,
             reserved_memory_bytes: 0,
             pod_pids_limit: None,
+            image_mounts: None,
             version: "v1.36.0".into(),
             healthz_port: 0,
         }

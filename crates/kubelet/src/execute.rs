@@ -435,6 +435,12 @@ impl Round {
     }
 
     async fn remove_from_runtime(&mut self) -> Result<(), Stop> {
+        // the logs go first: while a sandbox is there, so is what tells whose they are
+        let meta = &self.pod.metadata;
+        let text = |v: &Option<String>| v.clone().unwrap_or_default();
+        let root = &self.shared.config.pod_logs_dir;
+        let logs = pod_log_dir(root, &text(&meta.namespace), &text(&meta.name), self.uid());
+        let _ = blocking(move || std::fs::remove_dir_all(logs)).await;
         for sandbox in &self.observed.sandboxes {
             if let Err(e) = self.shared.runtime.remove_pod_sandbox(&sandbox.id).await {
                 tracing::warn!(sandbox = sandbox.id, error = %e, "a sandbox cannot be removed");
@@ -445,11 +451,6 @@ impl Round {
             // most went with their sandbox
             let _ = self.shared.runtime.remove_container(&container.id).await;
         }
-        let meta = &self.pod.metadata;
-        let text = |v: &Option<String>| v.clone().unwrap_or_default();
-        let root = &self.shared.config.pod_logs_dir;
-        let logs = pod_log_dir(root, &text(&meta.namespace), &text(&meta.name), self.uid());
-        let _ = blocking(move || std::fs::remove_dir_all(logs)).await;
         self.shared.images.forget_pod(self.uid());
         self.outcome.removed = true;
         Ok(())

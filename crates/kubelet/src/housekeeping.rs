@@ -127,8 +127,16 @@ async fn unused_images(
     let list = pods.list();
     let used: BTreeSet<&str> =
         list.iter().flat_map(|(_, v)| v.observed.containers.iter().map(|c| c.image_ref.as_str())).collect();
+    // images that are volumes, by their whole names
+    let volumes: BTreeSet<String> = list
+        .iter()
+        .flat_map(|(pod, _)| pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()))
+        .filter_map(|v| v.image.as_ref()?.reference.clone())
+        .filter_map(|name| cri::reference::Reference::parse(&name).ok().map(|r| r.to_string()))
+        .collect();
     let in_use = |image: &v1::Image| {
         image.pinned
+            || image.repo_digests.iter().chain(&image.repo_tags).any(|n| volumes.contains(n))
             || made_here(image)
             || used.contains(image.id.as_str())
             || image.repo_digests.iter().chain(&image.repo_tags).any(|n| used.contains(n.as_str()))

@@ -322,7 +322,7 @@ pub fn credentials_for(image: &str, secrets: &[&Secret]) -> Vec<Credential> {
         };
         for (server, auth) in config.unwrap_or_default().auths {
             if let Some(closeness) = fits(&server, &path) {
-                let auth = to_auth(&server, &auth);
+                let auth = to_auth(&auth);
                 let source = source_of(secret, &auth);
                 found.push((closeness, Credential { auth, source }));
             }
@@ -347,12 +347,13 @@ fn source_of(secret: &Secret, auth: &v1::AuthConfig) -> Source {
     }
 }
 
-fn to_auth(server: &str, auth: &DockerAuth) -> v1::AuthConfig {
+/// Without the server's address: the credential was chosen for this pull, and runtimes take an address only with a
+/// scheme before it.
+fn to_auth(auth: &DockerAuth) -> v1::AuthConfig {
     let mut config = v1::AuthConfig {
         username: auth.username.clone(),
         password: auth.password.clone(),
         identity_token: auth.identitytoken.clone(),
-        server_address: server.to_owned(),
         ..Default::default()
     };
     let decoded = base64::engine::general_purpose::STANDARD.decode(&auth.auth).ok();

@@ -12,6 +12,7 @@ pub mod env;
 pub mod eviction;
 pub mod execute;
 pub mod housekeeping;
+mod image_volumes;
 pub mod images;
 pub mod lifecycle;
 pub mod logs;

@@ -35,11 +35,13 @@ impl Round {
     ) -> Result<(), StartError> {
         let about = (kind, container.name.as_str());
         let sandbox = self.current_sandbox()?;
-        let ready = self.image(about, container, &sandbox).await?;
+        let image = container.image.as_deref().unwrap_or_default();
+        let ready = self.ensure_image(about, image, container.image_pull_policy.as_deref(), &sandbox).await?;
         let fail = |round: &Self, e: StartError| {
             round.shared.event(&round.pod, Some(about), true, "Failed", format!("Error: {}", e.message));
             e
         };
+        self.mount_images(about, container, &sandbox).await?;
         let config = match self.configure(kind, container, &sandbox, &ready).await {
             Ok(config) => config,
             Err(e) => return Err(fail(self, e)),
@@ -69,10 +71,12 @@ impl Round {
         Ok(Sandbox { id: seen.id.clone(), ips: seen.ips.clone(), config })
     }
 
-    async fn image(
+    /// The image, pulled if need be; events are recorded.
+    pub(crate) async fn ensure_image(
         &self,
         about: (ContainerKind, &str),
-        container: &Container,
+        image: &str,
+        policy: Option<&str>,
         sandbox: &Sandbox,
     ) -> Result<ReadyImage, StartError> {
         let names = self.pod.spec.iter().flat_map(|s| s.image_pull_secrets.iter().flatten()).map(|s| &s.name);
@@ -90,12 +94,11 @@ impl Round {
             );
             self.shared.event(&self.pod, None, true, "FailedToRetrieveImagePullSecret", message);
         }
-        let image = container.image.as_deref().unwrap_or_default();
         let default = if image.ends_with(":latest") { "Always" } else { "IfNotPresent" };
         let request = Request {
             pod_uid: self.uid(),
             image,
-            policy: container.image_pull_policy.as_deref().unwrap_or(default),
+            policy: policy.unwrap_or(default),
             secrets: &secrets,
             sandbox: sandbox.config.clone(),
         };

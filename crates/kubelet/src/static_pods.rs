@@ -142,7 +142,9 @@ pub async fn run(
     let mut running: BTreeMap<String, Arc<Pod>> = BTreeMap::new();
     loop {
         let wanted = read_all(&dir, &shared.config.node_name);
-        for (uid, pod) in running.iter().filter(|(uid, _)| !wanted.contains_key(*uid)) {
+        let alive = |uid: &String| pods.get(uid).is_some_and(|h| !h.done.is_cancelled());
+        // one that has ended stays ended
+        for (uid, pod) in running.iter().filter(|(uid, _)| !wanted.contains_key(*uid) && alive(uid)) {
             let mut ended = Pod::clone(pod);
             ended.metadata.deletion_grace_period_seconds =
                 ended.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
@@ -164,7 +166,6 @@ pub async fn run(
             }
         }
         remove_stale_mirrors(&shared.client, &informer, &wanted).await;
-        let alive = |uid: &String| pods.get(uid).is_some_and(|h| !h.done.is_cancelled());
         running.retain(|uid, _| wanted.contains_key(uid) || alive(uid));
         let ending = running.keys().any(|uid| !wanted.contains_key(uid));
         running.extend(wanted);
@@ -193,7 +194,10 @@ async fn reconcile(shared: &Shared, informer: &Informer<Pod>, pod: &Pod) -> Opti
     }
     let node_uid = shared.api_node.read().as_ref().and_then(|n| n.metadata.uid.clone());
     let api: Api<Pod> = Api::namespaced(shared.client.clone(), namespace);
-    if let Err(e) = api.create(&PostParams::default(), &mirror_of(pod, node_uid)).await {
+    if let Err(e) = api.create(&PostParams::default(), &mirror_of(pod, node_uid)).await
+        // an older one that is about to go: its end wakes us
+        && !client::is_already_exists(&e)
+    {
         tracing::warn!(pod = name, error = %e, "the mirror of a static pod cannot be made");
     }
     None

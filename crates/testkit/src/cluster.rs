@@ -10,7 +10,7 @@ const READY: Duration = Duration::from_secs(120);
 
 /// A machine that builds has a full disk now and then: pods are evicted, and images removed, much later than upstream's
 /// defaults have it.
-const KUBELET: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
+pub const KUBELET: &str = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
                        evictionHard: {memory.available: 100Mi, nodefs.available: 512Mi}\n\
                        imageGCHighThresholdPercent: 100\nimageGCLowThresholdPercent: 99\n";
 

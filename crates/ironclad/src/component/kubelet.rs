@@ -83,6 +83,14 @@ impl Containers {
         }
     }
 
+    /// What mounts images as volumes: containerd's own tool, for the containerd that is ours.
+    fn importer(&self) -> Option<cri::image::Importer> {
+        match self {
+            Self::Ours(containerd) => Some(containerd.importer()),
+            Self::Theirs { .. } => None,
+        }
+    }
+
     fn cni_conf_dir(&self) -> PathBuf {
         match self {
             Self::Ours(containerd) => containerd.cni_conf_dir().to_owned(),
@@ -139,6 +147,7 @@ pub fn start(parts: &mut Parts, setup: Setup<'_>) -> anyhow::Result<()> {
         cluster_dns: vec![setup.addresses.cluster_dns.to_string()],
         cluster_domain: setup.addresses.cluster_domain.clone(),
         max_pods: setup.node.max_pods,
+        image_mounts: setup.runtime.importer(),
         ..kubelet::Config::default()
     };
     if let Some(path) = &setup.node.kubelet_config {

@@ -47,9 +47,11 @@ pub(super) fn plan_init(pod: &Pod, observed: &RuntimePod, state: &PodState, want
         if passed && !is_sidecar(container) {
             continue;
         }
-        let resize = (seen.state == ContainerState::Running)
-            .then(|| resize::need(pod, container, &seen.id, state))
-            .unwrap_or(resize::Need::Nothing);
+        let resize = if seen.state == ContainerState::Running {
+            resize::need(pod, container, &seen.id, state)
+        } else {
+            resize::Need::Nothing
+        };
         match seen.state {
             // the runtime could not start it: try again
             ContainerState::Created => start.push(i),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
     ContainerState as ApiState, ContainerStateTerminated, ContainerStatus, HostIP, Pod, PodCondition, PodIP,
-    PodStatus,
+    PodStatus, ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time as ApiTime;
 use meta::Time;
@@ -17,6 +17,7 @@ use super::{
     ContainerKind, ContainerState, Failure, PodState, RuntimePod, Waiting, container_names, containers,
     ephemeral_containers, init_containers, is_sidecar,
 };
+use crate::admission::{limits, quantities, requests};
 use crate::qos::qos_class;
 
 /// What a status is made from.
@@ -87,6 +88,12 @@ pub(super) fn build_status(input: &StatusInput<'_>, waiting: &BTreeMap<String, W
         mark_disrupted(&mut conditions, pod, failure, now);
     }
     let (host_ip, host_ips, pod_ip, pod_ips) = addresses(input, &old);
+    // of the pod as a whole
+    let whole = ResourceRequirements {
+        claims: None,
+        requests: quantities(&requests(pod)),
+        limits: quantities(&limits(pod)),
+    };
     let none_if_empty = |list: Vec<ContainerStatus>| (!list.is_empty()).then_some(list);
     PodStatus {
         conditions: Some(conditions),
@@ -106,6 +113,8 @@ pub(super) fn build_status(input: &StatusInput<'_>, waiting: &BTreeMap<String, W
         nominated_node_name: api.nominated_node_name,
         resource_claim_statuses: api.resource_claim_statuses,
         extended_resource_claim_status: api.extended_resource_claim_status,
+        allocated_resources: whole.requests.clone(),
+        resources: (whole.requests.is_some() || whole.limits.is_some()).then_some(whole),
         ..PodStatus::default()
     }
 }

@@ -27,6 +27,7 @@ pub fn execute(ops: &[HostOp]) -> Result<(), VolumeError> {
 fn describe(op: &HostOp) -> String {
     match op {
         HostOp::Mkdir { path, .. } => format!("mkdir {}", path.display()),
+        HostOp::MountPoint { path } => format!("mkdir {}", path.display()),
         HostOp::MountTmpfs { path, .. } => format!("mount tmpfs on {}", path.display()),
         HostOp::WriteAtomic { dir, .. } => format!("write files in {}", dir.display()),
         HostOp::ChangeGroup { path, .. } => format!("change the group of {}", path.display()),
@@ -40,6 +41,7 @@ fn run(op: &HostOp) -> io::Result<()> {
             fs::create_dir_all(path)?;
             fs::set_permissions(path, PermissionsExt::from_mode(*mode))
         }
+        HostOp::MountPoint { path } => fs::create_dir_all(path),
         HostOp::MountTmpfs { path, size_bytes } => {
             if is_mount_point(path)? {
                 return Ok(());

@@ -8,6 +8,7 @@ mod empty_dir;
 mod executor;
 mod files;
 mod host_path;
+mod image;
 mod payload;
 mod persistent;
 mod subpath;
@@ -52,6 +53,8 @@ pub enum HostPathType {
 pub enum HostOp {
     /// A directory with this mode, and its parents.
     Mkdir { path: PathBuf, mode: u32 },
+    /// A directory to mount something on, unless that is done.
+    MountPoint { path: PathBuf },
     /// An empty file system in memory, unless one is mounted there.
     MountTmpfs { path: PathBuf, size_bytes: Option<u64> },
     /// All files at once: readers see the old contents or the new, never a mixture.
@@ -115,6 +118,7 @@ trait Plugin: Sync {
 static PLUGINS: &[&dyn Plugin] = &[
     &empty_dir::EmptyDir,
     &host_path::HostPath,
+    &image::Image,
     &files::ConfigMap,
     &files::Secret,
     &files::DownwardApi,

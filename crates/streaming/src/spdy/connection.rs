@@ -41,6 +41,8 @@ enum Phase {
     Open,
     /// The peer writes no more.
     Finished,
+    /// It was open until the peer reset it.
+    Cut(Reset),
     Failed(SpdyError),
 }
 
@@ -195,7 +197,7 @@ impl Shared {
         self.closed.send_replace(true);
         for (_, entry) in streams.drain() {
             entry.phase.send_if_modified(|phase| {
-                let going = !matches!(phase, Phase::Finished | Phase::Failed(_));
+                let going = !matches!(phase, Phase::Finished | Phase::Cut(_) | Phase::Failed(_));
                 if going {
                     *phase = Phase::Failed(error.clone());
                 }
@@ -256,7 +258,12 @@ impl Shared {
             Frame::Headers { id, fin: true, .. } => self.finish(id),
             Frame::RstStream { id, reset } => {
                 if let Some(entry) = self.streams.lock().remove(&id) {
-                    entry.phase.send_replace(Phase::Failed(SpdyError::Reset(reset)));
+                    entry.phase.send_modify(|phase| {
+                        *phase = match phase {
+                            Phase::Opening => Phase::Failed(SpdyError::Reset(reset)),
+                            _ => Phase::Cut(reset),
+                        };
+                    });
                 }
             }
             Frame::Ping { id } => {
@@ -364,7 +371,7 @@ impl StreamReader {
             return Ok(Some(data));
         }
         match &*self.phase.borrow() {
-            Phase::Finished | Phase::Failed(SpdyError::Reset(_)) => Ok(None),
+            Phase::Finished | Phase::Cut(_) | Phase::Failed(SpdyError::Reset(_)) => Ok(None),
             Phase::Failed(error) => Err(error.clone()),
             Phase::Opening | Phase::Open => Err(SpdyError::Closed),
         }
@@ -404,8 +411,10 @@ impl StreamWriter {
         if self.finished {
             return Err(SpdyError::Closed);
         }
-        if let Phase::Failed(error) = &*self.phase.borrow() {
-            return Err(error.clone());
+        match &*self.phase.borrow() {
+            Phase::Failed(error) => return Err(error.clone()),
+            Phase::Cut(reset) => return Err(SpdyError::Reset(*reset)),
+            Phase::Opening | Phase::Open | Phase::Finished => {}
         }
         while !data.is_empty() {
             let piece = data.split_to(data.len().min(MAX_DATA_BYTES));
@@ -456,6 +465,23 @@ mod tests {
         peer_write.write(Bytes::from(vec![1u8; 100_000])).await.unwrap();
         peer_write.finish().await.unwrap();
         assert_eq!(read.read_to_end(100_000).await.unwrap().len(), 100_000);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_over_at_once_was_open() {
+        let (a, b) = tokio::io::duplex(1 << 16);
+        let client = Connection::client(a);
+        let (_server, mut incoming) = Connection::server(b);
+        let mut short = client.open(&[]).await.unwrap();
+        let peer = incoming.recv().await.unwrap();
+        peer.accept().await.unwrap();
+        let (_, mut write) = peer.split();
+        write.write(Bytes::from_static(b"all of it")).await.unwrap();
+        // as stream servers do when a command has ended
+        write.reset(Reset(5)).await;
+        short.reader.phase.wait_for(|phase| *phase == Phase::Cut(Reset(5))).await.unwrap();
+        assert_eq!(short.opened().await, Ok(()));
+        assert_eq!(short.split().0.read_to_end(100).await.unwrap(), "all of it");
     }
 
     #[tokio::test]
