@@ -44,9 +44,7 @@ pub fn run(data: &DataDir) -> anyhow::Result<()> {
         log.seek(SeekFrom::Start(begin))?;
         log.read_to_string(&mut text)?;
         Ok(text)
-    })?;
-    std::fs::write(data.pid_file(), format!("{}\n", child.id())).context("the pid file")?;
-    Ok(())
+    })
 }
 
 fn wait(

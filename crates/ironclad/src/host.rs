@@ -1,7 +1,7 @@
 //! What this machine is: its name and the address other machines reach it by.
 
 use anyhow::{Context, bail};
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
 
 /// The host name in lower case, as the kubelet's default node name.
 pub fn name() -> anyhow::Result<String> {
@@ -31,6 +31,19 @@ fn default_route_address() -> Option<IpAddr> {
     socket.connect((Ipv4Addr::new(192, 0, 2, 254), 9)).ok()?;
     let ip = socket.local_addr().ok()?.ip();
     (!ip.is_loopback() && !ip.is_unspecified()).then_some(ip)
+}
+
+/// Refuses to go on where another program has a port that a component is about to take.
+pub fn require_free(port: u16, whose: &str) -> anyhow::Result<()> {
+    let taken = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
+        .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse);
+    if taken {
+        bail!(
+            "port {port}, {whose}'s, is in use by another program: stop it (ss -ltnp 'sport = :{port}' names it)"
+        );
+    }
+    Ok(())
 }
 
 /// Refuses to go on without root, which containers, mounts and network rules need.

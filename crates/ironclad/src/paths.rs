@@ -23,6 +23,11 @@ impl DataDir {
         self.data_dir.join("store")
     }
 
+    /// Locked while a server has the store open.
+    pub fn store_lock(&self) -> PathBuf {
+        self.store().join("LOCK")
+    }
+
     /// The administrator's.
     pub fn admin_kubeconfig(&self) -> PathBuf {
         self.data_dir.join("admin.kubeconfig")
@@ -43,7 +48,7 @@ impl DataDir {
         self.data_dir.join("cni/leases")
     }
 
-    /// Process id of a detached server.
+    /// Process id of the server.
     pub fn pid_file(&self) -> PathBuf {
         self.data_dir.join("ironclad.pid")
     }

@@ -34,6 +34,11 @@ impl Apart {
         let log = File::create(self.data().join(format!("{component}.log"))).expect("a log file");
         let mut command = Command::new(IRONCLAD);
         command.arg(component).arg("--data-dir").arg(self.data()).stderr(log);
+        if component == "kubelet" {
+            let path = self.data().join("kubelet.yaml");
+            std::fs::write(&path, testkit::cluster::KUBELET).expect("a file");
+            command.arg("--kubelet-config").arg(path);
+        }
         self.running.push((component, command.spawn().expect("the ironclad binary")));
     }
 

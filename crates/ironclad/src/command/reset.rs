@@ -4,7 +4,9 @@ use crate::component::block_on;
 use crate::host;
 use crate::paths::DataDir;
 use anyhow::{Context, bail};
+use kubelet::cgroups::Cgroups;
 use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::path::{Path, PathBuf};
@@ -31,22 +33,41 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let data = args.data.path().to_owned();
     refuse_to_remove_more_than_ours(&data)?;
     stop_server(&args.data)?;
-    block_on(|_| async move {
-        cri::containerd::remove_all(&cri::containerd::Options::new(&data)).await?;
+    refuse_while_in_use(&args.data)?;
+    let mut uids = pod_uids(&args.data.kubelet().join("pods"));
+    let options = cri::containerd::Options::new(&data);
+    block_on(|_| async {
+        // a pod that was just deleted may have no directory any more, but its sandbox and its logs
+        uids.extend(cri::containerd::pod_uids(&options).await);
+        cri::containerd::remove_all(&options).await?;
         proxy::cleanup().await?;
         network::cleanup().await?;
         anyhow::Ok(())
     })?;
-    let uids = pod_uids(&args.data.kubelet().join("pods"));
-    let cgroups = kubelet::cgroups::Cgroups::detect()?;
-    cgroups.remove_pods(uids.iter().map(String::as_str)).context("removing the pods' cgroups")?;
+    match Cgroups::detect() {
+        Ok(cgroups) => {
+            cgroups.remove_pods(uids.iter().map(String::as_str)).context("removing the pods' cgroups")?
+        }
+        // without cgroups no pod ever ran
+        Err(error) => tracing::debug!(%error, "no cgroups to remove"),
+    }
     cri::containerd::unmount_below(&args.data.kubelet());
     remove_logs(&uids, &args.pod_logs_dir);
     let data = DataDir::path(&args.data);
     if !args.keep_data && data.exists() {
-        std::fs::remove_dir_all(data).with_context(|| format!("removing {}", data.display()))?;
+        remove_directory(data).with_context(|| format!("removing {}", data.display()))?;
     }
     Ok(())
+}
+
+/// Removes a directory with what is in it; one that is a mount point stays, empty.
+fn remove_directory(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy && entries(path).next().is_none() => {
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 /// A slip in `--data-dir` must not cost a home directory.
@@ -64,6 +85,17 @@ fn refuse_to_remove_more_than_ours(data: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// A server that the pid file does not tell of, as one that was started under another name.
+fn refuse_while_in_use(data: &DataDir) -> anyhow::Result<()> {
+    let Ok(file) = std::fs::File::open(data.store_lock()) else { return Ok(()) };
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Err((_, Errno::EWOULDBLOCK)) => {
+            bail!("a server has {} open: stop it first; nothing is removed", data.store().display())
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The pods that this node's kubelet has a directory for: another on the same machine keeps its own.
 fn pod_uids(pods: &Path) -> Vec<String> {
     entries(pods).filter_map(|p| Some(p.file_name()?.to_str()?.to_owned())).collect()
@@ -73,9 +105,10 @@ fn pod_uids(pods: &Path) -> Vec<String> {
 /// directories themselves go where nothing else is in them.
 fn remove_logs(uids: &[String], logs: &Path) {
     for log in entries(logs) {
-        if uids.iter().any(|uid| log.to_string_lossy().ends_with(uid)) {
+        let name = log.to_string_lossy();
+        if uids.iter().any(|uid| name.ends_with(&format!("_{uid}"))) {
             // what stays is only a log
-            let _ = std::fs::remove_dir_all(log);
+            let _ = std::fs::remove_dir_all(&log);
         }
     }
     let by_name = Path::new("/var/log/containers");
@@ -95,8 +128,11 @@ fn stop_server(data: &DataDir) -> anyhow::Result<()> {
     let Ok(text) = std::fs::read_to_string(data.pid_file()) else { return Ok(()) };
     let Ok(pid) = text.trim().parse::<i32>() else { return Ok(()) };
     // the number may be somebody else's by now
-    let ours = std::fs::read_link(format!("/proc/{pid}/exe"))
-        .is_ok_and(|exe| exe.file_name().is_some_and(|n| n.to_string_lossy().starts_with("ironclad")));
+    let program =
+        |path: std::io::Result<PathBuf>| Some(path.ok()?.file_name()?.to_string_lossy().into_owned());
+    let own = program(std::env::current_exe());
+    let ours = program(std::fs::read_link(format!("/proc/{pid}/exe")))
+        .is_some_and(|name| name.starts_with("ironclad") || Some(&name) == own.as_ref());
     if !ours {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use apiserver::ApiServer;
 use auth::User;
 use auth::pki::Leaf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +34,9 @@ pub struct Args {
     detach: bool,
 }
 
+/// With `--stop-containers` each container has this long to end by itself.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
 pub fn run(args: Args) -> anyhow::Result<()> {
     host::require_root()?;
     if args.detach {
@@ -44,8 +47,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let begin = Instant::now();
-    let node_name = args.node.name()?;
-    let node_ip = args.node.address()?;
+    let node_name = args.node.machine.name()?;
+    let node_ip = args.node.machine.address()?;
     // containerd takes longest: it starts while the API server does
     let runtime = tokio::spawn(component::kubelet::runtime(args.data.clone(), args.node.clone()));
     let advertise = args.listen.advertise_address.unwrap_or(node_ip);
@@ -54,15 +57,14 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let api = match started.await {
         Ok(api) => api,
         Err(error) => {
-            // a start that fails leaves nothing running that did not run before
-            if let Ok(Ok(component::kubelet::Containers::Ours(containerd))) = runtime.await
-                && !containerd.adopted()
-            {
-                containerd.stop().await?;
+            if let Ok(Ok(containers)) = runtime.await {
+                undo(containers).await;
             }
             return Err(error);
         }
     };
+    // only now: whoever has the store open is the server of this data directory
+    std::fs::write(args.data.pid_file(), format!("{}\n", std::process::id())).context("the pid file")?;
     let server = api.server.clone();
     component::apiserver::write_kubeconfigs(&args.data, &server, &node_name)?;
     tracing::info!(url = %server.url(), ms = begin.elapsed().as_millis(), "the API server is ready");
@@ -77,11 +79,13 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
         shutdown.clone(),
     );
     let as_account = service_accounts(&server);
+    server.front().components.runs_here("kube-controller-manager");
     parts.start("kube-controller-manager", async move {
         component::controller_manager::serve(to_api, as_account, &addresses, root_ca, token).await
     });
 
     let (to_api, token) = (client("kube-scheduler", &Leaf::scheduler()), shutdown.clone());
+    server.front().components.runs_here("kube-scheduler");
     parts.start("kube-scheduler", async move {
         scheduler::run(to_api, scheduler::Config::default(), token).await;
         Ok(())
@@ -106,10 +110,8 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     );
 
     let supervisor = runtime.await.context("starting containerd")??;
-    // not before the runtime: without it there is no node, and whoever started us must hear why
-    notify::ready();
     let to_api = client("kubelet", &Leaf::node(&node_name));
-    component::kubelet::start(
+    let started = component::kubelet::start(
         &mut parts,
         component::kubelet::Setup {
             data: &args.data,
@@ -120,16 +122,34 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
             identity: component::kubelet::serving_identity(server.pki(), &node_name, node_ip)?,
             client_ca_pem: server.pki().ca.identity.certificate_pem.clone(),
         },
-    )?;
+    );
+    if let Err(error) = started {
+        undo(supervisor).await;
+        return Err(error);
+    }
+    // not before runtime and kubelet: without them there is no node, and whoever started us must hear why
+    notify::ready();
 
     let ended = parts.wait().await;
     let served = api.wait().await;
+    // a file that stays names a process that is gone, which is looked at before it is believed
+    let _ = std::fs::remove_file(args.data.pid_file());
     if args.stop_containers
         && let component::kubelet::Containers::Ours(containerd) = supervisor
     {
-        containerd.stop().await?;
+        containerd.stop_with_containers(STOP_GRACE).await?;
     }
     ended.and(served)
+}
+
+/// A start that fails leaves no containerd that did not run before.
+async fn undo(containers: component::kubelet::Containers) {
+    if let component::kubelet::Containers::Ours(containerd) = containers
+        && !containerd.adopted()
+        && let Err(error) = containerd.stop().await
+    {
+        tracing::warn!(%error, "containerd goes on running");
+    }
 }
 
 /// The in-memory client of a service account in `kube-system`, by its name.

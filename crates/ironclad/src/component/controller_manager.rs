@@ -1,7 +1,6 @@
 //! `kube-controller-manager`: every controller.
 
-use super::{Addresses, block_on};
-use crate::paths::DataDir;
+use super::{Addresses, Connect, block_on};
 use crate::{host, notify};
 use anyhow::Context;
 use std::path::PathBuf;
@@ -10,12 +9,9 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    data: DataDir,
+    connect: Connect,
     #[command(flatten)]
     addresses: Addresses,
-    /// How to reach the API server [default: <data-dir>/kubeconfig/kube-controller-manager.kubeconfig]
-    #[arg(long)]
-    kubeconfig: Option<PathBuf>,
     /// Certificate authority published to pods as kube-root-ca.crt [default: <data-dir>/pki/ca.crt]
     #[arg(long)]
     root_ca_file: Option<PathBuf>,
@@ -33,9 +29,8 @@ const NODE_CIDR_MASK_SIZE: u8 = 24;
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     block_on(|shutdown| async move {
-        let path = args.kubeconfig.unwrap_or_else(|| args.data.kubeconfig(NAME));
-        let client = client::connect(&path, NAME).await?;
-        let ca = args.root_ca_file.unwrap_or_else(|| args.data.pki().join("ca.crt"));
+        let client = args.connect.client(NAME).await?;
+        let ca = args.root_ca_file.unwrap_or_else(|| args.connect.data.pki().join("ca.crt"));
         let root_ca_pem = std::fs::read_to_string(&ca).with_context(|| ca.display().to_string())?;
         let config = controllers::Config {
             leader_elect: args.leader_elect,
@@ -43,7 +38,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             ..config(&args.addresses, args.node_cidr_mask_size, root_ca_pem)?
         };
         let config = controllers::Config {
-            client_for: Some(client::identity::service_accounts(client.clone(), &path, NAME).await?),
+            client_for: Some(
+                client::identity::service_accounts(client.clone(), &args.connect.kubeconfig(NAME), NAME)
+                    .await?,
+            ),
             ..config
         };
         notify::ready();

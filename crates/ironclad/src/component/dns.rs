@@ -1,8 +1,7 @@
 //! The cluster's DNS server.
 
-use super::{Addresses, block_on};
-use crate::paths::DataDir;
-use crate::{host, notify};
+use super::{Addresses, Connect, Machine, block_on};
+use crate::notify;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
@@ -10,20 +9,13 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    data: DataDir,
+    connect: Connect,
+    #[command(flatten)]
+    machine: Machine,
     #[command(flatten)]
     addresses: Addresses,
     #[command(flatten)]
     dns: Dns,
-    /// How to reach the API server [default: <data-dir>/kubeconfig/dns.kubeconfig]
-    #[arg(long)]
-    kubeconfig: Option<PathBuf>,
-    /// Name of this node [default: the host name]
-    #[arg(long)]
-    hostname_override: Option<String>,
-    /// Address of this node, to serve at [default: that of the default route]
-    #[arg(long)]
-    node_ip: Option<IpAddr>,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -40,10 +32,8 @@ const NAME: &str = "dns";
 
 pub fn run(args: Args) -> anyhow::Result<()> {
     block_on(|shutdown| async move {
-        let path = args.kubeconfig.unwrap_or_else(|| args.data.kubeconfig(NAME));
-        let client = client::connect(&path, NAME).await?;
-        let node_ip = args.node_ip.map_or_else(host::address, Ok)?;
-        let node = args.hostname_override.map_or_else(host::name, Ok)?;
+        let client = args.connect.client(NAME).await?;
+        let (node, node_ip) = (args.machine.name()?, args.machine.address()?);
         notify::ready();
         serve(client, &args.dns, &args.addresses, node, node_ip, shutdown).await
     })

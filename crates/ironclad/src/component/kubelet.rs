@@ -1,6 +1,6 @@
 //! `kubelet`, with the node's pod network: both act as the node.
 
-use super::{Addresses, block_on};
+use super::{Addresses, Connect, Machine, block_on};
 use crate::command::server::Parts;
 use crate::paths::DataDir;
 use crate::{host, notify};
@@ -14,25 +14,18 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    data: DataDir,
+    connect: Connect,
     #[command(flatten)]
     addresses: Addresses,
     #[command(flatten)]
     node: Node,
-    /// How to reach the API server [default: <data-dir>/kubeconfig/kubelet.kubeconfig]
-    #[arg(long)]
-    kubeconfig: Option<PathBuf>,
 }
 
 /// What a node is told.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Node {
-    /// Name of this node [default: the host name]
-    #[arg(long, alias = "hostname-override")]
-    pub node_name: Option<String>,
-    /// Address of this node [default: that of the default route]
-    #[arg(long)]
-    pub node_ip: Option<IpAddr>,
+    #[command(flatten)]
+    pub machine: Machine,
     /// Socket of a container runtime (CRI v1): unix:///run/containerd/containerd.sock [default: a containerd
     /// of its own, started with a configuration below the data directory]
     #[arg(long)]
@@ -53,16 +46,6 @@ pub struct Node {
     /// Where containers' logs are written
     #[arg(long, default_value = "/var/log/pods")]
     pub pod_logs_dir: PathBuf,
-}
-
-impl Node {
-    pub fn name(&self) -> anyhow::Result<String> {
-        self.node_name.clone().map_or_else(host::name, Ok)
-    }
-
-    pub fn address(&self) -> anyhow::Result<IpAddr> {
-        self.node_ip.map_or_else(host::address, Ok)
-    }
 }
 
 const NAME: &str = "kubelet";
@@ -128,7 +111,7 @@ pub struct Setup<'a> {
 
 /// Starts the kubelet and the node's pod network.
 pub fn start(parts: &mut Parts, setup: Setup<'_>) -> anyhow::Result<()> {
-    let name = setup.node.name()?;
+    let name = setup.node.machine.name()?;
     let network = network::Config {
         node_name: name.clone(),
         cni_conf_dir: setup.runtime.cni_conf_dir(),
@@ -140,7 +123,7 @@ pub fn start(parts: &mut Parts, setup: Setup<'_>) -> anyhow::Result<()> {
 
     let mut config = kubelet::Config {
         node_name: name,
-        node_ips: vec![setup.node.address()?.to_string()],
+        node_ips: vec![setup.node.machine.address()?.to_string()],
         data_dir: setup.data.kubelet(),
         manifests_dir: setup.node.pod_manifest_path.clone(),
         pod_logs_dir: setup.node.pod_logs_dir.clone(),
@@ -157,6 +140,7 @@ pub fn start(parts: &mut Parts, setup: Setup<'_>) -> anyhow::Result<()> {
             tracing::info!(field, "a field of the kubelet's configuration has no effect");
         }
     }
+    host::require_free(config.port, "the kubelet")?;
     let tls = kubelet::Serving {
         certificate_pem: setup.identity.certificate_pem,
         key_pem: setup.identity.key_pem,
@@ -170,17 +154,17 @@ pub fn start(parts: &mut Parts, setup: Setup<'_>) -> anyhow::Result<()> {
 pub fn run(args: Args) -> anyhow::Result<()> {
     host::require_root()?;
     block_on(|shutdown| async move {
-        let path = args.kubeconfig.clone().unwrap_or_else(|| args.data.kubeconfig(NAME));
-        let client = client::connect(&path, NAME).await?;
+        let client = args.connect.client(NAME).await?;
+        let (data, machine) = (&args.connect.data, &args.node.machine);
         // a node's own serving certificate comes from the cluster's authority, which stands beside the API server
-        let pki = Pki::open(&args.data.pki(), client::now())?;
-        let identity = serving_identity(&pki, &args.node.name()?, args.node.address()?)?;
-        let runtime = runtime(args.data.clone(), args.node.clone()).await?;
+        let pki = Pki::open(&data.pki(), client::now())?;
+        let identity = serving_identity(&pki, &machine.name()?, machine.address()?)?;
+        let runtime = runtime(data.clone(), args.node.clone()).await?;
         let mut parts = Parts::new(shutdown);
         start(
             &mut parts,
             Setup {
-                data: &args.data,
+                data,
                 node: &args.node,
                 addresses: &args.addresses,
                 runtime: &runtime,

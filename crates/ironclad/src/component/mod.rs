@@ -8,7 +8,10 @@ pub mod kubelet;
 pub mod proxy;
 pub mod scheduler;
 
-use crate::signals;
+use crate::paths::DataDir;
+use crate::{host, signals};
+use std::net::IpAddr;
+use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 /// Runs a component to its end on a runtime of its own.
@@ -22,6 +25,47 @@ pub fn block_on<F: Future<Output = anyhow::Result<()>>>(
     // what blocks in the background (a read of a log, a watch of a file) does not hold the end up
     runtime.shutdown_background();
     done
+}
+
+/// How a component in a process of its own reaches the API server.
+#[derive(Debug, clap::Args)]
+pub struct Connect {
+    #[command(flatten)]
+    pub data: DataDir,
+    /// How to reach the API server [default: <data-dir>/kubeconfig/<component>.kubeconfig]
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+}
+
+impl Connect {
+    pub fn kubeconfig(&self, component: &str) -> PathBuf {
+        self.kubeconfig.clone().unwrap_or_else(|| self.data.kubeconfig(component))
+    }
+
+    pub async fn client(&self, component: &'static str) -> anyhow::Result<kube::Client> {
+        Ok(client::connect(&self.kubeconfig(component), component).await?)
+    }
+}
+
+/// The machine a component runs on, as the cluster knows it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Machine {
+    /// Name of this node [default: the host name]
+    #[arg(long, visible_alias = "hostname-override")]
+    node_name: Option<String>,
+    /// Address of this node [default: that of the default route]
+    #[arg(long)]
+    node_ip: Option<IpAddr>,
+}
+
+impl Machine {
+    pub fn name(&self) -> anyhow::Result<String> {
+        self.node_name.clone().map_or_else(host::name, Ok)
+    }
+
+    pub fn address(&self) -> anyhow::Result<IpAddr> {
+        self.node_ip.map_or_else(host::address, Ok)
+    }
 }
 
 /// The addresses of a cluster.

@@ -1,27 +1,18 @@
 //! `kube-proxy`.
 
-use super::{Addresses, block_on};
-use crate::paths::DataDir;
+use super::{Addresses, Connect, Machine, block_on};
 use crate::{host, notify};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use tokio_util::sync::CancellationToken;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    data: DataDir,
+    connect: Connect,
+    #[command(flatten)]
+    machine: Machine,
     #[command(flatten)]
     addresses: Addresses,
-    /// How to reach the API server [default: <data-dir>/kubeconfig/kube-proxy.kubeconfig]
-    #[arg(long)]
-    kubeconfig: Option<PathBuf>,
-    /// Name of this node [default: the host name]
-    #[arg(long)]
-    hostname_override: Option<String>,
-    /// Address that answers on node ports [default: that of the default route]
-    #[arg(long)]
-    node_ip: Option<IpAddr>,
     /// Where /healthz is served
     #[arg(long, default_value = "0.0.0.0:10256")]
     healthz_bind_address: SocketAddr,
@@ -41,14 +32,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         if args.cleanup {
             return Ok(proxy::cleanup().await?);
         }
-        let path = args.kubeconfig.unwrap_or_else(|| args.data.kubeconfig(NAME));
-        let client = client::connect(&path, NAME).await?;
-        let node_ip = args.node_ip.map_or_else(host::address, Ok)?;
-        let name = args.hostname_override.map_or_else(host::name, Ok)?;
+        let client = args.connect.client(NAME).await?;
         let config = proxy::Config {
             healthz: Some(args.healthz_bind_address),
             metrics: Some(args.metrics_bind_address),
-            ..config(&args.addresses, name, node_ip)
+            ..config(&args.addresses, args.machine.name()?, args.machine.address()?)
         };
         notify::ready();
         Ok(proxy::run(config, client, shutdown).await?)
