@@ -1,7 +1,7 @@
 //! Revisions of a workload's pod template, kept as ControllerRevisions: `kubectl rollout history` shows them and `undo`
 //! applies one as a patch.
 
-use crate::plan::Op;
+use crate::plan::{ALREADY_EXISTS, Mode, Op, Step};
 use crate::refs::controller_ref;
 use crate::template;
 use k8s_openapi::api::apps::v1::ControllerRevision;
@@ -24,6 +24,8 @@ pub(crate) fn data_of(template: &PodTemplateSpec) -> Value {
     let mut value = template::encoded(template);
     template::as_upstream(&mut value);
     value["$patch"] = json!("replace");
+    // As Go writes maps.
+    value.sort_all_objects();
     json!({"spec": {"template": value}})
 }
 
@@ -73,6 +75,18 @@ pub(crate) fn new<O: Resource<DynamicType = ()>>(
         },
         data: Some(RawExtension(data_of(template))),
         revision: number,
+    }
+}
+
+/// Creates a revision. `collision` is what to do if its name is taken: ours would have been in the cache, so another
+/// template has this hash, or somebody took the name.
+pub(crate) fn creation(revision: &ControllerRevision, collision: Op) -> Step {
+    Step {
+        ops: vec![Op::create(revision)],
+        mode: Mode::InOrder,
+        on_failure: Some(Box::new(move |f| {
+            (f.reason == ALREADY_EXISTS).then_some(collision).into_iter().collect()
+        })),
     }
 }
 

@@ -122,7 +122,9 @@ pub(crate) fn hash(template: &PodTemplateSpec, collisions: i32) -> String {
             h = (h ^ u32::from(*b)).wrapping_mul(0x0100_0193);
         }
     };
-    feed(normal(template).to_string().as_bytes());
+    let mut value = normal(template);
+    value.sort_all_objects();
+    feed(value.to_string().as_bytes());
     if collisions > 0 {
         feed(&collisions.to_le_bytes());
     }

@@ -2,9 +2,9 @@
 
 use super::Daemons;
 use crate::history::{self, HASH_LABEL};
-use crate::plan::{ALREADY_EXISTS, Mode, Op, Plan, Step};
+use crate::plan::{Op, Plan};
 use crate::template;
-use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use std::sync::Arc;
@@ -46,18 +46,9 @@ impl Daemons<'_> {
         let collisions = status.collision_count.unwrap_or(0);
         let hash = template::hash(&self.spec.template, collisions);
         let revision = history::new(self.set, &self.spec.template, &hash, HASH_LABEL, number);
-        let set = self.set.clone();
-        plan.step(Step {
-            ops: vec![Op::create(&revision)],
-            mode: Mode::InOrder,
-            on_failure: Some(Box::new(move |f| {
-                // Ours would have been in the cache: another template has this hash, or somebody took the name.
-                let mut status = status;
-                status.collision_count = Some(collisions + 1);
-                let bumped = DaemonSet { status: Some(status), ..set };
-                (f.reason == ALREADY_EXISTS).then(|| Op::replace_status(&bumped)).into_iter().collect()
-            })),
-        });
+        let bumped = DaemonSetStatus { collision_count: Some(collisions + 1), ..status };
+        let bumped = DaemonSet { status: Some(bumped), ..self.set.clone() };
+        plan.step(history::creation(&revision, Op::replace_status(&bumped)));
         hash
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     HEADLESS_LABEL, addresses, find_port, has_address, hostname, is_headless, pods_of, selector,
-    services_of_pod, set_trigger_time, trigger_time,
+    services_of_pod, set_trigger_time, target, trigger_time,
 };
 use crate::controller::{Controller, Watches};
 use crate::plan::{Note, Op, Plan};
@@ -10,9 +10,7 @@ use crate::pods;
 use crate::world::World;
 use client::Key;
 use client::events::reference;
-use k8s_openapi::api::core::v1::{
-    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
-};
+use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meta::Time;
 use std::collections::{BTreeMap, BTreeSet};
@@ -129,13 +127,7 @@ fn address_of(pod: &Pod, service: &Service, ip: String) -> EndpointAddress {
         ip,
         hostname: hostname(pod, service),
         node_name: pod.spec.as_ref().and_then(|s| s.node_name.clone()).filter(|n| !n.is_empty()),
-        target_ref: Some(ObjectReference {
-            kind: Some("Pod".into()),
-            namespace: pod.metadata.namespace.clone(),
-            name: pod.metadata.name.clone(),
-            uid: pod.metadata.uid.clone(),
-            ..Default::default()
-        }),
+        target_ref: Some(target(pod)),
     }
 }
 

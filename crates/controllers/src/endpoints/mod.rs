@@ -13,7 +13,7 @@ pub use slices::EndpointSlices;
 use crate::pods;
 use crate::world::World;
 use client::{Delta, Key};
-use k8s_openapi::api::core::v1::{Container, Pod, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use meta::{LabelSelector, Time};
 use std::collections::BTreeMap;
@@ -34,6 +34,17 @@ fn selector(spec: &ServiceSpec) -> Option<LabelSelector> {
 
 fn is_headless(spec: &ServiceSpec) -> bool {
     matches!(spec.cluster_ip.as_deref(), Some("None" | "") | None)
+}
+
+/// What an address is of.
+fn target(pod: &Pod) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Pod".into()),
+        namespace: pod.metadata.namespace.clone(),
+        name: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
+        ..Default::default()
+    }
 }
 
 /// The services that a pod's change concerns.

@@ -2,7 +2,7 @@
 
 use super::{
     HEADLESS_LABEL, addresses, find_port, has_address, hostname, is_headless, pods_of, selector,
-    services_of_pod, set_trigger_time, trigger_time,
+    services_of_pod, set_trigger_time, target, trigger_time,
 };
 use crate::controller::{Controller, Watches};
 use crate::plan::{Op, Plan};
@@ -176,13 +176,7 @@ fn wanted(
             hostname: hostname(pod, service),
             node_name: Some(node_name.to_owned()).filter(|n| !n.is_empty()),
             zone,
-            target_ref: Some(ObjectReference {
-                kind: Some("Pod".into()),
-                namespace: pod.metadata.namespace.clone(),
-                name: pod.metadata.name.clone(),
-                uid: pod.metadata.uid.clone(),
-                ..Default::default()
-            }),
+            target_ref: Some(target(pod)),
             ..Default::default()
         };
         group.endpoints.insert(identity(&endpoint), endpoint);

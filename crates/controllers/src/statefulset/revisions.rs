@@ -1,9 +1,9 @@
 //! The revisions of a set's template: the one its members are of, and the one they are to become.
 
 use crate::history;
-use crate::plan::{ALREADY_EXISTS, Mode, Op, Plan, Step};
+use crate::plan::{Op, Plan};
 use crate::template::safe_letters;
-use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec};
+use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec, StatefulSetStatus};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -58,18 +58,9 @@ fn create(set: &StatefulSet, spec: &StatefulSetSpec, number: i64, plan: &mut Pla
     let hash = hash(&spec.template, collisions);
     let revision = history::new(set, &spec.template, &hash, REVISION_HASH_LABEL, number);
     let name = revision.metadata.name.clone().unwrap_or_default();
-    let set = set.clone();
-    plan.step(Step {
-        ops: vec![Op::create(&revision)],
-        mode: Mode::InOrder,
-        on_failure: Some(Box::new(move |f| {
-            // Ours would have been in the cache: another template has this hash, or somebody took the name.
-            let mut status = status;
-            status.collision_count = Some(collisions + 1);
-            let bumped = StatefulSet { status: Some(status), ..set };
-            (f.reason == ALREADY_EXISTS).then(|| Op::replace_status(&bumped)).into_iter().collect()
-        })),
-    });
+    let bumped = StatefulSetStatus { collision_count: Some(collisions + 1), ..status };
+    let bumped = StatefulSet { status: Some(bumped), ..set.clone() };
+    plan.step(history::creation(&revision, Op::replace_status(&bumped)));
     name
 }
 
