@@ -349,7 +349,8 @@ impl<'a> FieldSet<'a> {
         Self { entries }
     }
 
-    /// Every member's path as text (`.spec.containers[name="web"].image`), in order.
+    /// Every member's path as text (`.spec.containers[name="web"].image`). As structured-merge-diff goes through a set, and
+    /// so the texts of conflicts: the members of a level stand before what is below them.
     pub fn paths(&self) -> Vec<String> {
         let mut out = Vec::new();
         self.collect_paths(&mut String::new(), &mut out);
@@ -358,12 +359,12 @@ impl<'a> FieldSet<'a> {
 
     fn collect_paths(&self, prefix: &mut String, out: &mut Vec<String>) {
         use fmt::Write;
+        for entry in self.entries.iter().filter(|entry| entry.member) {
+            out.push(format!("{prefix}{}", entry.element));
+        }
         for entry in &self.entries {
             let length = prefix.len();
             let _ = write!(prefix, "{}", entry.element);
-            if entry.member {
-                out.push(prefix.clone());
-            }
             entry.children.collect_paths(prefix, out);
             prefix.truncate(length);
         }
@@ -458,6 +459,8 @@ mod tests {
                 ".spec.finalizers[=\"x\"]"
             ]
         );
+        let deep = json!({"f:spec": {"f:a": {"f:b": {}}, "f:z": {}}});
+        assert_eq!(FieldSet::parse(&deep).unwrap().paths(), [".spec.z", ".spec.a.b"]);
         assert_eq!(set.clone().into_owned(), set);
         assert!(FieldSet::parse(&json!({"x": {}})).is_err());
         assert!(FieldSet::parse(&json!({"z:new": {}})).unwrap().is_empty());
