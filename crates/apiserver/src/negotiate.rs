@@ -98,6 +98,18 @@ fn shape_of(params: &[(&str, &str)], encoding: Encoding) -> Option<(Shape, &'sta
 /// # Errors
 /// NotAcceptable.
 pub fn accepted(headers: &HeaderMap, pretty: Option<bool>) -> Result<Accepted, ApiError> {
+    choose(headers, pretty, true)
+}
+
+/// As [`accepted`], for an answer that has no table: a review, a token.
+///
+/// # Errors
+/// NotAcceptable.
+pub fn accepted_without_table(headers: &HeaderMap) -> Result<Accepted, ApiError> {
+    choose(headers, None, false)
+}
+
+fn choose(headers: &HeaderMap, pretty: Option<bool>, tables: bool) -> Result<Accepted, ApiError> {
     let text = |name: header::HeaderName| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("");
     let agent = text(header::USER_AGENT);
     let human = ["curl", "Wget", "Mozilla/5.0"].iter().any(|h| agent.starts_with(h));
@@ -119,7 +131,9 @@ pub fn accepted(headers: &HeaderMap, pretty: Option<bool>) -> Result<Accepted, A
             if clause.params.iter().any(|(k, v)| *k == "stream" && *v != "watch") {
                 continue;
             }
-            if let Some((shape, shape_version)) = shape_of(&clause.params, encoding) {
+            if let Some((shape, shape_version)) =
+                shape_of(&clause.params, encoding).filter(|(shape, _)| tables || *shape != Shape::Table)
+            {
                 let pretty = pretty || clause.params.contains(&("pretty", "1"));
                 return Ok(Accepted { encoding, shape, shape_version, pretty, gzip });
             }
@@ -177,5 +191,11 @@ mod tests {
         );
         check("application/cbor;q=0.9,*/*;q=0.1", Some((Encoding::Json, Shape::Whole)));
         check("text/html", None);
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::ACCEPT,
+            "application/json;as=Table;v=v1;g=meta.k8s.io".parse().expect("a header"),
+        );
+        assert_eq!(accepted_without_table(&headers).map_err(|e| e.code()), Err(406));
     }
 }

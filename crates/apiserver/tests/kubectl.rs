@@ -120,6 +120,26 @@ async fn an_administrator_works() {
     c.check("explain pod.spec.containers.image", "", &["FIELD: image", "Container image name"]).await;
     c.check("get clusterroles cluster-admin", "", &["CREATED AT", "cluster-admin"]).await;
     c.check("get svc kubernetes -o jsonpath={.spec.clusterIP}", "", &["10.96.0.1"]).await;
+    let components =
+        ["NAME", "STATUS", "MESSAGE", "ERROR", "controller-manager   Unhealthy   no instance is active"];
+    c.check("get cs", "", &components).await;
+    c.server.front().components.runs_here("kube-scheduler");
+    c.check(
+        "get componentstatuses scheduler -o jsonpath={.conditions}",
+        "",
+        &[r#"[{"message":"ok","status":"True","type":"Healthy"}]"#],
+    )
+    .await;
+    c.check("get cs etcd-0 -o name", "", &["componentstatus/etcd-0"]).await;
+    c.check("get cs none", "", &[r#"Error from server (NotFound): componentstatus "none" not found"#]).await;
+    c.check(
+        "get ip,servicecidr",
+        "",
+        &["services/default/kubernetes", "servicecidr.networking.k8s.io/kubernetes   10.96.0.0/12"],
+    )
+    .await;
+    let risky = "apiVersion: v1\nkind: Service\nmetadata: {name: risky}\nspec: {externalIPs: [1.2.3.4], ports: [{port: 1}]}\n";
+    c.check("create -f -", risky, &["service/risky created"]).await;
     let list = "apiVersion: v1\nkind: List\nitems: [{apiVersion: v1, kind: ConfigMap, metadata: {name: d}, date: {}}]\n";
     c.check("create -f -", list, &[r#"unknown field "date" in io.k8s.api.core.v1.ConfigMap"#]).await;
     c.check("delete cm c", "", &["configmap \"c\" deleted"]).await;

@@ -66,7 +66,7 @@ pub async fn handle(
         return Err(super::method_not_allowed(info));
     }
     let (parts, content) = request.into_parts();
-    let accepted = negotiate::accepted(&parts.headers, None)?;
+    let accepted = negotiate::accepted_without_table(&parts.headers)?;
     let json = body::to_json(negotiate::content_encoding(&parts.headers)?, body::read(content).await?)?;
     let user = &context.user;
     match info.resource.as_str() {

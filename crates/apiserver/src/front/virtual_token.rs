@@ -33,7 +33,7 @@ pub async fn handle(
     }
     let dry_run = request.uri().query().is_some_and(|q| q.contains("dryRun=All"));
     let (parts, content) = request.into_parts();
-    let accepted = negotiate::accepted(&parts.headers, None)?;
+    let accepted = negotiate::accepted_without_table(&parts.headers)?;
     let json = body::to_json(negotiate::content_encoding(&parts.headers)?, body::read(content).await?)?;
     let mut review: TokenRequest = body::plain(&GVK, &json)?;
     if let Some(node) = auth::node::node_name(&context.user) {

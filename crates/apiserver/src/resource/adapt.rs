@@ -1,7 +1,7 @@
 //! The thin seam to the crates `schema` and `patch`: what the request path asks of them, in its own terms.
 
 use bytes::Bytes;
-use kinds::{Info, Object};
+use kinds::{AnyKind, Info, Object};
 use meta::{ApiError, Reason};
 use schema::proto;
 use serde_json::Value;
@@ -20,12 +20,31 @@ pub fn inspect(info: &Info, json: &[u8]) -> schema::strict::Report {
 }
 
 /// The body without zero values that mean no more than absence; as it is where it has none.
-pub fn canonical<'a>(info: &Info, json: &'a [u8], report: &schema::strict::Report) -> Cow<'a, [u8]> {
+fn canonical<'a>(info: &Info, json: &'a [u8], report: &schema::strict::Report) -> Cow<'a, [u8]> {
     let (true, Some(ty)) = (report.superfluous, schema::lookup(info.definition)) else { return json.into() };
     // what does not parse is for the decoder to report
     let Ok(mut value) = serde_json::from_slice::<Value>(json) else { return json.into() };
     schema::canonical::prune(ty, &mut value);
     value.to_string().into_bytes().into()
+}
+
+/// A body as an object of the kind, as leniently as Go decodes: null stands for the zero value.
+///
+/// # Errors
+/// What does not fit the kind.
+pub fn decode(
+    kind: &dyn AnyKind,
+    json: &[u8],
+    report: &schema::strict::Report,
+) -> Result<Object, serde_json::Error> {
+    let info = kind.info();
+    kind.decode(&canonical(info, json, report)).or_else(|error| {
+        let completed = schema::lookup(info.definition).and_then(|ty| {
+            let mut value = serde_json::from_slice(json).ok()?;
+            schema::canonical::complete(ty, &mut value).then_some(value)
+        });
+        completed.map_or(Err(error), |value| kind.from_value(value))
+    })
 }
 
 /// Why a body does not decode, in the words of Go's decoder; `error` is serde's.

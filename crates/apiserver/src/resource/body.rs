@@ -136,7 +136,7 @@ pub fn object(
     let info = kind.info();
     check_type(&info.gvk, json)?;
     let report = adapt::inspect(info, json);
-    let object = kind.decode(&adapt::canonical(info, json, &report)).map_err(|e| {
+    let object = adapt::decode(kind, json, &report).map_err(|e| {
         let why = adapt::decode_error(info, json, &e);
         ApiError::bad_request(schema::strict::cannot_be_handled(&info.gvk.version, &info.gvk.kind, &why))
     })?;

@@ -207,11 +207,10 @@ impl Call<'_> {
         let json = serde_json::to_vec(&doc).map_err(ApiError::internal)?;
         let target = self.target.kind;
         let report = super::adapt::inspect(target.info(), &json);
-        let mut new =
-            target.decode(&super::adapt::canonical(target.info(), &json, &report)).map_err(|e| {
-                let why = super::adapt::decode_error(target.info(), &json, &e);
-                invalid_patch(shown(kind, patch, &json), why)
-            })?;
+        let mut new = super::adapt::decode(target, &json, &report).map_err(|e| {
+            let why = super::adapt::decode_error(target.info(), &json, &e);
+            invalid_patch(shown(kind, patch, &json), why)
+        })?;
         body::check_strict(&report, options.field_validation, &self.warnings, |why| {
             invalid_patch(shown(kind, patch, &json), why)
         })?;
@@ -287,8 +286,7 @@ impl Call<'_> {
         let json = serde_json::to_vec(&applied.object).map_err(ApiError::internal)?;
         let target = self.target.kind;
         let report = super::adapt::inspect(target.info(), &json);
-        let mut new = target
-            .decode(&super::adapt::canonical(target.info(), &json, &report))
+        let mut new = super::adapt::decode(target, &json, &report)
             .map_err(|e| ApiError::bad_request(super::adapt::decode_error(target.info(), &json, &e)))?;
         target.default(&mut new);
         self.check_patched(&mut new)?;

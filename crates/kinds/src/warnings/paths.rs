@@ -33,7 +33,8 @@ fn place(files: Vec<File>, placed: &mut Vec<File>) -> Vec<String> {
     let mut met = Vec::new();
     for mut file in files {
         file.path.truncate(file.path.trim_end_matches('/').len());
-        let within = |a: &str, b: &str| format!("{a}/").starts_with(&format!("{b}/"));
+        let within =
+            |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         for other in placed.iter().filter(|other| !file.path.is_empty() && !other.path.is_empty()) {
             if *other == file || within(&other.path, &file.path) || within(&file.path, &other.path) {
                 met.push(format!("{} with {}", file.text(), other.text()));

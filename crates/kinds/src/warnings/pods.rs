@@ -338,6 +338,13 @@ fn container(c: &Container, at: &dyn Fn() -> Path, out: &mut Vec<String>) {
 
 /// Ports that are given twice, and names of ports.
 fn ports(base: &Path, spec: &PodSpec, out: &mut Vec<String>) {
+    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let own = || all.clone().flat_map(|c| c.ports.iter().flatten());
+    let debugged = spec.ephemeral_containers.as_ref().is_some_and(|e| !e.is_empty());
+    // Most pods: one port meets no other.
+    if !debugged && own().nth(1).is_none() && own().all(|p| p.host_ip.is_none()) {
+        return;
+    }
     let mut all: BTreeMap<(i32, String), Vec<(Path, ContainerPort)>> = BTreeMap::new();
     let mut names: BTreeMap<String, Path> = BTreeMap::new();
     let mut named = Vec::new();

@@ -42,6 +42,32 @@ async fn create_sets_what_the_server_sets() {
 }
 
 #[tokio::test]
+async fn null_is_the_zero_value() {
+    let api = Api::new().await;
+    let body = json!({"metadata": {"name": "n", "annotations": {"a": null}, "creationTimestamp": null}, "data": {"k": null}});
+    let made = api.created(MAPS, &body).await;
+    assert_eq!((&made["data"], &made["metadata"]["annotations"]), (&json!({"k": ""}), &json!({"a": ""})));
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [
+        {"name": "c", "image": "i", "args": [null], "env": null, "resources": {"limits": {"cpu": null}}}]}});
+    let made = api.created("/api/v1/namespaces/a/pods", &pod).await;
+    let container = &made["spec"]["containers"][0];
+    assert_eq!((&container["args"], &container["resources"]["limits"]), (&json!([""]), &json!({"cpu": "0"})));
+}
+
+#[tokio::test]
+async fn what_does_nothing_is_warned_of() {
+    let api = Api::new().await;
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeSelector": {"beta.kubernetes.io/os": "linux"},
+        "containers": [{"name": "c", "image": "i"}]}});
+    let response =
+        api.raw("POST", "/api/v1/namespaces/a/pods", &[("content-type", JSON)], pod.to_string()).await;
+    assert_eq!(
+        response.headers()["warning"],
+        r#"299 - "spec.nodeSelector[beta.kubernetes.io/os]: deprecated since v1.14; use \"kubernetes.io/os\" instead""#
+    );
+}
+
+#[tokio::test]
 async fn names_are_generated() {
     let api = Api::new().await;
     let made = api.created(MAPS, &json!({"metadata": {"generateName": "web-"}})).await;
