@@ -357,6 +357,23 @@ mod tests {
     }
 
     #[test]
+    fn no_container_swaps() {
+        #[track_caller]
+        fn check(cgroup_v2: bool, swap_accounted: bool, expect: (i64, Option<&str>)) {
+            let container = json!({"name": "c", "resources": {"limits": {"memory": "64Mi"}}});
+            let pod = pod(json!({"containers": [container]}));
+            let node = Node { cgroup_v2, swap_accounted, ..Node::default() };
+            let resources = linux_resources(&pod, &containers(&pod)[0], &node);
+            let unified = resources.unified.get("memory.swap.max").map(String::as_str);
+            assert_eq!((resources.memory_swap_limit_in_bytes, unified), expect);
+        }
+        check(true, true, (0, Some("0")));
+        check(true, false, (0, None));
+        check(false, true, (64 << 20, None));
+        check(false, false, (0, None));
+    }
+
+    #[test]
     fn root_is_refused_where_it_must_not_be() {
         #[track_caller]
         fn check(context: serde_json::Value, uid: Option<i64>, username: &str, expect: &str) {

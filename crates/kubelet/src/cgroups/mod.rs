@@ -24,6 +24,8 @@ pub const KUBEPODS: &str = "/kubepods";
 /// How often a cgroup whose processes are just ending is removed again.
 const REMOVE_ATTEMPTS: u32 = 50;
 const REMOVE_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+/// Where the processes go that are in the root of a container's tree.
+const EVACUATED: &str = "init";
 /// Without these no pod runs.
 const NEEDED: [&str; 4] = ["cpu", "cpuset", "memory", "pids"];
 
@@ -366,11 +368,33 @@ fn write(path: &Path, value: &str) -> io::Result<()> {
 fn delegate(path: &Path, controllers: &[String]) -> io::Result<()> {
     let enabled = fs::read_to_string(path.join("cgroup.subtree_control")).unwrap_or_default();
     for controller in controllers.iter().filter(|c| !enabled.split_whitespace().any(|e| e == c.as_str())) {
-        let result = write(&path.join("cgroup.subtree_control"), &format!("+{controller}"));
+        let enable = || write(&path.join("cgroup.subtree_control"), &format!("+{controller}"));
+        let mut result = enable();
+        if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy) {
+            evacuate(path)?;
+            result = enable();
+        }
         // only what pods need has to be there
         if result.is_err() && NEEDED.contains(&controller.as_str()) {
             return result;
         }
+    }
+    Ok(())
+}
+
+/// Moves the processes of a v2 cgroup into a child of it: but for the root of the machine's tree, a cgroup
+/// gives controllers to its children only if no process is in it (cgroup-v2.rst, "no internal processes").
+/// So it is where this machine is a container, whose processes are in what it takes for the root.
+fn evacuate(path: &Path) -> io::Result<()> {
+    let processes = fs::read_to_string(path.join("cgroup.procs")).map_err(|error| named(error, path))?;
+    let child = path.join(EVACUATED);
+    match fs::create_dir(&child) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(named(error, &child)),
+        _ => {}
+    }
+    for process in processes.lines() {
+        // one that has just ended needs no place; whether all are gone the next write to the parent tells
+        let _ = fs::write(child.join("cgroup.procs"), process);
     }
     Ok(())
 }
@@ -470,6 +494,29 @@ mod tests {
         cgroups.remove(&name).unwrap();
         assert!(!cgroups.exists(&name));
         cgroups.remove(&name).unwrap();
+    }
+
+    #[test]
+    fn processes_make_room_in_a_cgroup_that_gives_controllers() {
+        let trees = Cgroups::detect().map(|cgroups| cgroups.trees).unwrap_or_default();
+        let Some(tree) = trees.iter().find(|tree| tree.mount.join("cgroup.controllers").exists()) else {
+            return;
+        };
+        let cgroup = tree.mount.join(format!("ironclad-test-{}-full", std::process::id()));
+        if let Err(error) = fs::create_dir(&cgroup) {
+            eprintln!("not run, needs root and writable cgroups: {error}");
+            return;
+        }
+        let mut process = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = process.id().to_string();
+        fs::write(cgroup.join("cgroup.procs"), &pid).unwrap();
+        evacuate(&cgroup).unwrap();
+        let processes =
+            |path: &Path| fs::read_to_string(path.join("cgroup.procs")).unwrap().trim().to_owned();
+        assert_eq!([processes(&cgroup), processes(&cgroup.join(EVACUATED))], [String::new(), pid]);
+        process.kill().unwrap();
+        process.wait().unwrap();
+        remove_tree(&cgroup).unwrap();
     }
 
     #[test]
