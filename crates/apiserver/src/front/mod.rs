@@ -7,6 +7,7 @@ mod coalesce;
 mod component_status;
 mod discovery;
 mod health;
+mod html;
 mod indexes;
 mod kubelet;
 mod limits;

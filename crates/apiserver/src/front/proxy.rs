@@ -1,16 +1,23 @@
 //! `pods/proxy`, `services/proxy` and `nodes/proxy`: HTTP through this server to a pod, a service or a kubelet.
 
+use super::html::Links;
 use super::kubelet::{self, carried, send};
 use super::respond;
 use crate::front::Front;
 use crate::request::{BoxError, Context, Request, Response};
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, stream};
+use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, BodyStream, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use meta::{ApiError, GroupResource, Reason};
 use rand::seq::IndexedRandom;
+use rustls::ClientConfig;
 use std::net::IpAddr;
+use std::sync::Arc;
 use streaming::Backend;
 use streaming::proxy::Target;
 
@@ -25,6 +32,9 @@ const NOT_PASSED_ON: [HeaderName; 8] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+
+/// Links are rewritten in pages up to this size.
+const MAX_PAGE_BYTES: usize = 4 << 20;
 
 /// `[scheme:]name[:port]`, the form of a proxied name.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,22 +68,24 @@ fn host_port(host: &str, port: impl std::fmt::Display) -> String {
     }
 }
 
-/// Address and whether over TLS with this server's certificate.
-fn locate(front: &Front, context: &Context) -> Result<(String, bool), ApiError> {
+/// Where something proxied is: `host:port`, and TLS where it is spoken.
+type Location = (String, Option<Arc<ClientConfig>>);
+
+fn locate(front: &Front, context: &Context) -> Result<Location, ApiError> {
     let info = &context.info;
     let resource = GroupResource { group: "".into(), resource: info.resource.clone().into() };
     let invalid = || ApiError::bad_request(format!("invalid {} request {:?}", info.resource, info.name));
     let named = Named::parse(&info.name).ok_or_else(invalid)?;
     let not_found = || ApiError::not_found(&resource, named.name);
-    let secure = named.scheme == "https";
+    let tls = (named.scheme == "https").then(|| front.kubelets.unverified.clone());
     match info.resource.as_str() {
         "nodes" => {
             let kubelet = kubelet::address(front, named.name)?;
             let (host, port) = kubelet.rsplit_once(':').unwrap_or((&kubelet, ""));
             if named.port.is_empty() || named.port == port {
-                return Ok((kubelet, named.scheme != "http"));
+                return Ok((kubelet, (named.scheme != "http").then(|| front.kubelets.tls.clone())));
             }
-            Ok((format!("{host}:{}", named.port), secure))
+            Ok((format!("{host}:{}", named.port), tls))
         }
         "pods" => {
             let pod: Pod = front.objects.get("pods", &info.namespace, named.name).ok_or_else(not_found)?;
@@ -89,12 +101,12 @@ fn locate(front: &Front, context: &Context) -> Result<(String, bool), ApiError> 
             };
             let ip = pod.status.and_then(|s| s.pod_ip).filter(|ip| !ip.is_empty());
             let ip = ip.ok_or_else(|| ApiError::bad_request("address not allowed"))?;
-            Ok((host_port(&ip, port), secure))
+            Ok((host_port(&ip, port), tls))
         }
         _ => {
             let service: Service =
                 front.objects.get("services", &info.namespace, named.name).ok_or_else(not_found)?;
-            endpoint(front, &info.namespace, &named, &service).map(|a| (a, secure))
+            endpoint(front, &info.namespace, &named, &service).map(|a| (a, tls))
         }
     }
 }
@@ -165,15 +177,15 @@ pub async fn handle(front: &Front, context: &Context, request: Request) -> Resul
         return Ok(moved);
     }
     let base = base.to_owned();
-    let (address, secure) = locate(front, context)?;
+    let (address, tls) = locate(front, context)?;
     let rest = if rest.is_empty() { "/" } else { rest };
     let target = match request.uri().query() {
         Some(q) => format!("{rest}?{q}"),
         None => rest.to_owned(),
     };
-    let tls = secure.then(|| front.kubelets.tls.clone());
+    let forwarded = HeaderValue::from_str(path).map_err(ApiError::internal)?;
     if request.headers().contains_key(header::UPGRADE) {
-        let scheme = if secure { "https" } else { "http" };
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let uri: Uri = format!("{scheme}://{address}{target}").parse().map_err(ApiError::internal)?;
         let backend = Backend { uri, headers: HeaderMap::new(), tls };
         return Ok(carried(streaming::serve(request, backend, Target::PortForward).await));
@@ -185,20 +197,54 @@ pub async fn handle(front: &Front, context: &Context, request: Request) -> Resul
         parts.headers.remove(name);
     }
     parts.headers.insert(header::HOST, HeaderValue::from_str(&address).map_err(ApiError::internal)?);
-    parts.headers.insert("x-forwarded-uri", HeaderValue::from_str(&base).map_err(ApiError::internal)?);
+    parts.headers.insert("x-forwarded-uri", forwarded);
     let answer = send(&address, tls, Request::from_parts(parts, body)).await;
     let answer = answer.map_err(|e| unavailable(format!("error trying to reach service: {e}")))?;
-    let mut response = answer.map(|b| b.map_err(BoxError::from).boxed_unsync());
-    let headers = response.headers_mut();
+    let (mut parts, body) = answer.into_parts();
     for name in NOT_PASSED_ON {
-        headers.remove(name);
+        parts.headers.remove(name);
     }
     // A redirect within what is behind stays below the proxy's path.
-    let moved = headers.get(header::LOCATION).and_then(|l| l.to_str().ok()).filter(|l| l.starts_with('/'));
-    if let Some(Ok(inside)) = moved.map(|l| HeaderValue::from_str(&format!("{base}{l}"))) {
-        headers.insert(header::LOCATION, inside);
+    let links = Links { base: &base, host: &address };
+    if let Some(location) = parts.headers.get(header::LOCATION) {
+        let inside = location.to_str().ok().and_then(|l| links.through(l));
+        if let Some(Ok(inside)) = inside.map(|l| HeaderValue::from_str(&l)) {
+            parts.headers.insert(header::LOCATION, inside);
+        }
+    } else if is_page(&parts.headers) {
+        return page(parts, body, &links).await;
     }
-    Ok(response)
+    Ok(Response::from_parts(parts, body.map_err(BoxError::from).boxed_unsync()))
+}
+
+/// Whether links are to be looked for: HTML that is not compressed.
+fn is_page(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    kind.eq_ignore_ascii_case("text/html") && !headers.contains_key(header::CONTENT_ENCODING)
+}
+
+/// A page with its links rewritten; one that is too large, as it is.
+async fn page(mut parts: Parts, mut body: Incoming, links: &Links<'_>) -> Result<Response, ApiError> {
+    let mut whole = BytesMut::new();
+    while whole.len() < MAX_PAGE_BYTES {
+        match body.frame().await {
+            None => {
+                parts.headers.remove(header::CONTENT_LENGTH);
+                let whole = Full::new(Bytes::from(links.rewrite(&whole)));
+                return Ok(Response::from_parts(parts, whole.map_err(|never| match never {}).boxed_unsync()));
+            }
+            Some(Err(e)) => return Err(unavailable(format!("error trying to reach service: {e}"))),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    whole.extend_from_slice(&data);
+                }
+            }
+        }
+    }
+    let read = stream::iter([Ok(Frame::data(whole.freeze()))]);
+    let rest = BodyStream::new(body.map_err(BoxError::from));
+    Ok(Response::from_parts(parts, StreamBody::new(read.chain(rest)).boxed_unsync()))
 }
 
 #[cfg(test)]
