@@ -26,6 +26,8 @@ pub struct Args {
 
 /// The server has this long to end by itself.
 const DEADLINE: Duration = Duration::from_secs(15);
+/// ... and the kernel this long to take it apart.
+const RELEASE: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(20);
 
 pub fn run(args: Args) -> anyhow::Result<()> {
@@ -87,12 +89,18 @@ fn refuse_to_remove_more_than_ours(data: &Path) -> anyhow::Result<()> {
 
 /// A server that the pid file does not tell of, as one that was started under another name.
 fn refuse_while_in_use(data: &DataDir) -> anyhow::Result<()> {
-    let Ok(file) = std::fs::File::open(data.store_lock()) else { return Ok(()) };
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Err((_, Errno::EWOULDBLOCK)) => {
-            bail!("a server has {} open: stop it first; nothing is removed", data.store().display())
-        }
-        _ => Ok(()),
+    let Ok(mut file) = std::fs::File::open(data.store_lock()) else { return Ok(()) };
+    let deadline = Instant::now() + RELEASE;
+    loop {
+        file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // one that was just killed gives its files up a moment later
+            Err((file, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file,
+            Err((_, Errno::EWOULDBLOCK)) => {
+                bail!("a server has {} open: stop it first; nothing is removed", data.store().display())
+            }
+            _ => return Ok(()),
+        };
+        std::thread::sleep(LOOK);
     }
 }
 

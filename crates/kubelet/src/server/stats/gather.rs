@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cri::v1 as pb;
 use cri::{ImageApi, RuntimeApi};
@@ -26,6 +27,10 @@ use crate::sync::init_containers;
 /// Two looks closer together than this give no rate: the last one is told again, in nanoseconds.
 const MIN_RATE_NANOS: i128 = 1_000_000_000;
 
+/// A walk over a pod's files is made again at the earliest after this many times what the last one took: it costs no
+/// more than a hundredth of a core, however many files there are.
+const WALK_PAUSE: u32 = 100;
+
 /// The last look at a cgroup's CPU time.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
@@ -44,6 +49,7 @@ pub struct Collector {
     pub kubelet_dir: PathBuf,
     pub pod_logs_dir: PathBuf,
     samples: Mutex<HashMap<String, Sample>>,
+    walks: Arc<Mutex<Walks>>,
 }
 
 impl Collector {
@@ -61,6 +67,7 @@ impl Collector {
             kubelet_dir: config.data_dir.clone(),
             pod_logs_dir: config.pod_logs_dir.clone(),
             samples: Mutex::default(),
+            walks: Arc::default(),
         }
     }
 
@@ -81,7 +88,8 @@ impl Collector {
         let node_fs = disk(&self.kubelet_dir).unwrap_or_default();
         let local = {
             let (pods, data, logs) = (pods.to_vec(), self.kubelet_dir.clone(), self.pod_logs_dir.clone());
-            let walk = move || pods.iter().map(|pod| Local::of(pod, &data, &logs)).collect::<Vec<_>>();
+            let walks = self.walks.clone();
+            let walk = move || walks.lock().walk(&pods, &data, &logs);
             tokio::task::spawn_blocking(walk).await.unwrap_or_default()
         };
         let pods: Vec<PodStats> = pods
@@ -231,6 +239,29 @@ impl Collector {
 
 /// Bytes and inodes.
 type Used = (u64, u64);
+
+/// What pods' files were found to be, by the pod's uid: when that was, how long it took, and what came of it.
+#[derive(Default)]
+struct Walks(HashMap<String, (Instant, Duration, Arc<Local>)>);
+
+impl Walks {
+    /// Walks where it is time to. Blocking.
+    fn walk(&mut self, pods: &[Arc<Pod>], kubelet_dir: &Path, logs_dir: &Path) -> Vec<Arc<Local>> {
+        let uid = |pod: &Pod| pod.metadata.uid.clone().unwrap_or_default();
+        self.0.retain(|known, _| pods.iter().any(|pod| uid(pod) == *known));
+        let one = |pod: &Arc<Pod>| {
+            let last = self.0.get(&uid(pod)).filter(|(at, took, _)| at.elapsed() < *took * WALK_PAUSE);
+            if let Some((_, _, local)) = last {
+                return local.clone();
+            }
+            let start = Instant::now();
+            let local = Arc::new(Local::of(pod, kubelet_dir, logs_dir));
+            self.0.insert(uid(pod), (Instant::now(), start.elapsed(), local.clone()));
+            local
+        };
+        pods.iter().map(one).collect()
+    }
+}
 
 /// What a pod uses of the node's disk beside its containers' layers.
 #[derive(Default)]
