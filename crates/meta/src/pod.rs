@@ -145,9 +145,8 @@ pub fn effective_spec(pod: &Pod) -> Option<Cow<'_, PodSpec>> {
     if main.iter().chain(init).all(|s| s.resources.is_none()) {
         return Some(Cow::Borrowed(spec));
     }
-    let pending = status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let mut pending = status.iter().flat_map(|s| s.conditions.iter().flatten());
     let infeasible = pending
-        .into_iter()
         .find(|c| c.type_ == "PodResizePending")
         .is_some_and(|c| c.reason.as_deref() == Some("Infeasible"));
     let mut spec = spec.clone();

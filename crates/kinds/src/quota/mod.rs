@@ -123,19 +123,19 @@ impl Evaluator {
             Item::Claim(claim) => claims::in_scope(claim, requirement),
             Item::Service(_) | Item::Other => false,
         };
-        let named = spec.scopes.iter().flatten().map(|scope| ScopedResourceSelectorRequirement {
+        let mut named = spec.scopes.iter().flatten().map(|scope| ScopedResourceSelectorRequirement {
             scope_name: scope.clone(),
             operator: "Exists".to_owned(),
             values: None,
         });
-        let selected = spec.scope_selector.iter().flat_map(|s| s.match_expressions.iter().flatten());
-        named.into_iter().all(|r| matches(&r)) && selected.into_iter().all(matches)
+        let mut selected = spec.scope_selector.iter().flat_map(|s| s.match_expressions.iter().flatten());
+        named.all(|r| matches(&r)) && selected.all(matches)
     }
 
     /// Whether the quota, as its status knows it, has a say on the object.
     pub fn concerns(&self, quota: &ResourceQuota, item: Item<'_>) -> bool {
-        let hard = quota.status.iter().flat_map(|s| s.hard.iter().flatten());
-        hard.into_iter().any(|(name, _)| self.tracks(name))
+        let mut hard = quota.status.iter().flat_map(|s| s.hard.iter().flatten());
+        hard.any(|(name, _)| self.tracks(name))
             && quota.spec.as_ref().is_none_or(|spec| self.in_scope(spec, item))
     }
 

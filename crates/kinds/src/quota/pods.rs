@@ -130,8 +130,8 @@ fn amounts(list: Option<&BTreeMap<String, ApiQuantity>>) -> Resources {
 pub fn constrain(limited: &BTreeSet<String>, pod: &Pod) -> Result<(), String> {
     let Some(spec) = &pod.spec else { return Ok(()) };
     let whole = spec.resources.as_ref();
-    let named = whole.iter().flat_map(|r| r.requests.iter().chain(&r.limits)).flatten();
-    if named.into_iter().any(|(name, _)| is_pod_level_resource(name)) {
+    let mut named = whole.iter().flat_map(|r| r.requests.iter().chain(&r.limits)).flatten();
+    if named.any(|(name, _)| is_pod_level_resource(name)) {
         return Ok(());
     }
     let required: Vec<&str> = REQUIRED.into_iter().filter(|r| limited.contains(*r)).collect();
