@@ -236,7 +236,12 @@ impl Supervisor {
             pid,
             keeper,
         };
-        this.ensure_pause_image().await?;
+        if let Err(error) = this.ensure_pause_image().await {
+            if !adopted {
+                this.stop().await?;
+            }
+            return Err(error);
+        }
         tracing::info!(
             adopted,
             started_ms = u64::try_from(this.started_in.as_millis()).unwrap_or(u64::MAX),

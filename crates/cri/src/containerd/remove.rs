@@ -20,13 +20,15 @@ const KILL_DEADLINE: Duration = Duration::from_secs(5);
 const SHIM_SOCKETS: &str = "/run/containerd/s";
 /// Where runc has a directory for each container.
 const RUNC_STATE: &str = "/run/containerd/runc/k8s.io";
+/// Where the CNI library notes what a network was given to.
+const CNI_RESULTS: &str = "/var/lib/cni/results";
 /// Directories of shims, runc and the CNI library that every containerd of a machine shares, the inner ones first.
 const SHARED: [&str; 7] = [
     SHIM_SOCKETS,
     RUNC_STATE,
     "/run/containerd/runc",
     "/run/containerd",
-    "/var/lib/cni/results",
+    CNI_RESULTS,
     "/var/lib/cni/cache",
     "/var/lib/cni",
 ];
@@ -128,7 +130,7 @@ fn tasks(state: &Path) -> PathBuf {
     state.join("io.containerd.runtime.v2.task/k8s.io")
 }
 
-/// Removes what shims and runc keep outside the state directory of tasks that were ended by force.
+/// Removes what shims, runc and the CNI library keep outside the state directory of tasks that were ended by force.
 fn forget_tasks(state: &Path) {
     for task in fs::read_dir(tasks(state)).into_iter().flatten().flatten() {
         // the task's directory names its shim's socket
@@ -139,6 +141,13 @@ fn forget_tasks(state: &Path) {
             let _ = fs::remove_file(socket);
         }
         let _ = fs::remove_dir_all(Path::new(RUNC_STATE).join(task.file_name()));
+        // "<network>-<sandbox>-<interface>"
+        let sandbox = format!("-{}-", task.file_name().to_string_lossy());
+        for result in fs::read_dir(CNI_RESULTS).into_iter().flatten().flatten() {
+            if result.file_name().to_string_lossy().contains(&sandbox) {
+                let _ = fs::remove_file(result.path());
+            }
+        }
     }
 }
 
