@@ -90,31 +90,62 @@ pub fn deletion_order((a, rank_a): (&Pod, usize), (b, rank_b): (&Pod, usize), no
         "Unknown" => 1,
         _ => 2,
     };
-    let by_age = |ta: Option<Time>, tb: Option<Time>| match (ta, tb) {
-        (None, None) => Ordering::Equal,
-        (None, _) => Ordering::Less,
-        (_, None) => Ordering::Greater,
-        (Some(ta), Some(tb)) => {
-            let by_uid = || a.metadata.uid.cmp(&b.metadata.uid);
-            magnitude(ta, now).cmp(&magnitude(tb, now)).then_with(by_uid)
-        }
-    };
-    let created = |p: &Pod| p.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    let age = |t: Option<Time>| t.map(|t| magnitude(t, now));
+    let created = |p: &Pod| age(p.metadata.creation_timestamp.as_ref().map(|t| t.0));
+    let ready = |p: &Pod| age(ready_since(p).filter(|_| is_ready(p)));
     assigned(a)
         .cmp(&assigned(b))
         .then(order(a).cmp(&order(b)))
         .then(is_ready(a).cmp(&is_ready(b)))
         .then(deletion_cost(a).cmp(&deletion_cost(b)))
         .then(rank_b.cmp(&rank_a))
-        .then_with(|| {
-            let (ta, tb) = (ready_since(a), ready_since(b));
-            if is_ready(a) && is_ready(b) && ta != tb { by_age(ta, tb) } else { Ordering::Equal }
-        })
+        .then_with(|| ready(a).cmp(&ready(b)))
         .then_with(|| restarts(b).cmp(&restarts(a)))
-        .then_with(|| if created(a) == created(b) { Ordering::Equal } else { by_age(created(a), created(b)) })
+        .then_with(|| created(a).cmp(&created(b)))
+        // upstream asks for the uid as soon as two times differ by less than their magnitude, which is no order of more
+        // than two pods
+        .then_with(|| a.metadata.uid.cmp(&b.metadata.uid))
 }
 
 fn magnitude(t: Time, now: Time) -> i64 {
     let nanos = now.duration_since(t).as_nanos();
     if nanos > 0 { (nanos as f64).log2() as i64 } else { -1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn ready_pod(uid: i64, seconds: i64, restarts: i64) -> Pod {
+        let time = format!("2026-01-01T00:00:{seconds:02}Z");
+        serde_json::from_value(json!({
+            "metadata": {"name": "p", "uid": format!("{uid:02}"), "creationTimestamp": time},
+            "spec": {"nodeName": "n", "containers": []},
+            "status": {
+                "phase": "Running",
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": time}],
+                "containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": true, "restartCount": restarts}],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_order_of_deletion_is_one_of_any_number_of_pods() {
+        let now: Time = "2026-01-01T00:01:00Z".parse().unwrap();
+        // ages of one magnitude, told apart by their uids, some of them equal and with restarts
+        let pods: Vec<Pod> = (0..30).map(|i| ready_pod(i * 17 % 30, i % 4, i % 3)).collect();
+        let order = |a: usize, b: usize| deletion_order((&pods[a], 1), (&pods[b], 1), now);
+        for (a, b) in (0..30).flat_map(|a| (0..30).map(move |b| (a, b))) {
+            assert_eq!(order(a, b), order(b, a).reverse());
+            for c in (0..30).filter(|c| order(a, b).is_lt() && order(b, *c).is_lt()) {
+                assert!(order(a, c).is_lt());
+            }
+        }
+        // the younger by a magnitude goes first, and of pods of like age the one that restarted more
+        let by = |a: &Pod, b: &Pod| deletion_order((a, 1), (b, 1), now);
+        assert!(by(&ready_pod(9, 58, 0), &ready_pod(1, 1, 5)).is_lt());
+        assert!(by(&ready_pod(9, 1, 1), &ready_pod(1, 2, 0)).is_lt());
+    }
 }

@@ -192,7 +192,15 @@ impl Parts {
     pub async fn wait(mut self) -> anyhow::Result<()> {
         let mut outcome = Ok(());
         while let Some(ended) = self.running.join_next().await {
-            let (name, result) = ended.context("a component panicked")?;
+            let (name, result) = match ended {
+                Ok(ended) => ended,
+                Err(panicked) => {
+                    tracing::error!(error = %panicked, "a component panicked");
+                    outcome = Err(anyhow::Error::new(panicked).context("a component panicked"));
+                    self.shutdown.cancel();
+                    continue;
+                }
+            };
             if let Err(error) = result {
                 tracing::error!(component = name, error = format!("{error:#}"), "a component ended");
                 outcome = Err(error.context(name));
@@ -203,5 +211,22 @@ impl Parts {
             }
         }
         outcome
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_panics_ends_the_others() {
+        let shutdown = CancellationToken::new();
+        let mut parts = Parts::new(shutdown.clone());
+        parts.start("patient", async move {
+            shutdown.cancelled().await;
+            Ok(())
+        });
+        parts.start("broken", async { panic!("a mistake") });
+        assert_eq!(parts.wait().await.unwrap_err().to_string(), "a component panicked");
     }
 }
