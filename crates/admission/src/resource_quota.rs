@@ -48,7 +48,7 @@ fn counts(r: &Request<'_>, new: Item<'_>, now: Time) -> bool {
     }
 }
 
-fn amounts(list: Option<&BTreeMap<String, ApiQuantity>>) -> Usage {
+fn amounts(list: Option<&Amounts>) -> Usage {
     list.into_iter().flatten().map(|(name, q)| (name.clone(), Quantity::of(q))).collect()
 }
 
@@ -62,6 +62,9 @@ fn join<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
     names.into_iter().map(String::as_str).collect::<Vec<_>>().join(",")
 }
 
+/// Amounts as a quota's status holds them.
+pub type Amounts = BTreeMap<String, ApiQuantity>;
+
 /// The new `status.used` of each quota that the write spends from, by its index in `quotas`.
 ///
 /// # Errors
@@ -71,7 +74,7 @@ pub fn charge(
     object: &Object,
     quotas: &[&ResourceQuota],
     now: Time,
-) -> Result<Vec<(usize, BTreeMap<String, ApiQuantity>)>, ApiError> {
+) -> Result<Vec<(usize, Amounts)>, ApiError> {
     let resource: &GroupResource = r.resource;
     let Some(evaluator) = Evaluator::of(resource) else { return Ok(Vec::new()) };
     let new = item(object);

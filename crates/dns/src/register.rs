@@ -51,9 +51,7 @@ impl Registration {
     }
 
     fn service(&self) -> Value {
-        let port = |name: &str, protocol: &str| {
-            json!({"name": name, "protocol": protocol, "port": 53, "targetPort": 53})
-        };
+        let port = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": 53, "targetPort": 53});
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": SERVICE, "namespace": NAMESPACE, "labels": {
@@ -69,7 +67,8 @@ impl Registration {
 
     /// Without a selector no controller writes slices: this one is ours.
     fn slice(&self) -> Value {
-        let port = |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": self.port});
+        let port =
+            |name: &str, protocol: &str| json!({"name": name, "protocol": protocol, "port": self.port});
         json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
             "metadata": {"name": self.slice_name(), "namespace": NAMESPACE, "labels": {

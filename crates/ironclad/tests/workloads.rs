@@ -28,6 +28,8 @@ fn target_program() -> PathBuf {
     path
 }
 
+type Scenario<'a> = Box<dyn FnOnce() + Send + 'a>;
+
 #[test]
 fn pods_get_what_upstream_promises_them() {
     network::own();
@@ -45,7 +47,7 @@ fn pods_get_what_upstream_promises_them() {
     let registry = Registry::serve(&archive);
     let k = &cluster.kubectl();
     let registry = &registry;
-    let scenarios: Vec<(&str, Box<dyn FnOnce() + Send + '_>)> = vec![
+    let scenarios: Vec<(&str, Scenario<'_>)> = vec![
         ("probes", Box::new(|| probes(k))),
         ("hooks", Box::new(|| hooks(k))),
         ("images", Box::new(|| images(k, registry))),

@@ -109,7 +109,11 @@ where
         sink.send(websocket::goodbye()).await?;
         sink.close().await
     };
-    let from_client = async { while let Some(Ok(m)) = source.next().await && !m.is_close() {} };
+    let from_client = async {
+        while let Some(Ok(m)) = source.next().await
+            && !m.is_close()
+        {}
+    };
     tokio::select! {
         // a client that is gone needs no goodbye
         _ = to_client => {}
