@@ -90,7 +90,12 @@ fn pod(name: &str, image: &str, command: &[&str], spec: Value, container: Value)
     merge(&mut c, container);
     merge(&mut pod["spec"], spec);
     pod["spec"]["containers"] = json!([c]);
-    pod.to_string() + "\n---\n"
+    document(&pod)
+}
+
+/// A document of a stream. What begins with a brace would make kubectl take the whole stream for JSON.
+fn document(object: &Value) -> String {
+    format!("---\n{object}\n")
 }
 
 fn get(k: &Kubectl, what: &str) -> Value {
@@ -242,9 +247,10 @@ fn images(k: &Kubectl, registry: &Registry) {
     let at = &registry.address;
     let new = format!("{{\"auths\":{}}}", registry.auths(PASSWORD));
     let secret = |name: &str, kind: &str, key: &str, text: &str| {
-        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": kind, "stringData": {key: text}})
-            .to_string()
-            + "\n---\n"
+        let data = json!({key: text});
+        document(
+            &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": kind, "stringData": data}),
+        )
     };
     let wrong = format!("{{\"auths\":{}}}", registry.auths("guess"));
     k.apply(
@@ -569,7 +575,7 @@ fn static_pods(k: &Kubectl, manifests: &std::path::Path) {
     let file = manifests.join("fixed.yaml");
     let write = |text: &str| {
         let next = manifests.join(".next");
-        std::fs::write(&next, manifest(text).trim_end_matches("\n---\n")).expect("a file");
+        std::fs::write(&next, manifest(text)).expect("a file");
         std::fs::rename(&next, &file).expect("its name");
     };
     write("echo first; exec sleep 1000");

@@ -227,7 +227,9 @@ mod tests {
         c.on_node(None, Some(&a), t);
         assert_eq!(next(&mut c, t), "p to a");
         c.on_pod(&q.key, Some(q.pod.clone()), t);
-        assert!(next(&mut c, t).starts_with("q: 0/1 nodes are available: 1 Insufficient cpu. preemption:"));
+        assert!(next(&mut c, t).starts_with(
+            "q: 0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption:"
+        ));
         assert_eq!(next(&mut c, t), "nothing");
         c.bound(&p);
         let bound =
