@@ -258,9 +258,8 @@ fn images(k: &Kubectl, registry: &Registry) {
             secret("new", "kubernetes.io/dockerconfigjson", ".dockerconfigjson", &new),
             secret("old", "kubernetes.io/dockercfg", ".dockercfg", &registry.auths(PASSWORD).to_string()),
             secret("wrong", "kubernetes.io/dockerconfigjson", ".dockerconfigjson", &wrong),
-            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "puller"},
-                "imagePullSecrets": [{"name": "old"}]})
-            .to_string(),
+            document(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "puller"},
+                "imagePullSecrets": [{"name": "old"}]})),
         ]
         .concat(),
     );
