@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, ResourceRequirements, Taint, Toleration,
+    Node, NodeSelectorRequirement, NodeSelectorTerm, Pod, ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use meta::taints::tolerates;
 
 use crate::quantity::{bytes_text, millis, millis_text, value};
 use crate::sync::{Failure, init_containers, is_sidecar};
@@ -214,18 +215,6 @@ fn matches(requirement: &NodeSelectorRequirement, found: Option<&str>) -> bool {
         "Gt" => compare(i64::gt),
         "Lt" => compare(i64::lt),
         _ => false,
-    }
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or_default();
-    let key = toleration.key.as_deref().unwrap_or_default();
-    if (!effect.is_empty() && effect != taint.effect) || (!key.is_empty() && key != taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or("Equal") {
-        "Exists" => true,
-        _ => toleration.value.as_deref().unwrap_or_default() == taint.value.as_deref().unwrap_or_default(),
     }
 }
 

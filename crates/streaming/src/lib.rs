@@ -12,6 +12,7 @@ pub mod spdy;
 pub mod status;
 pub mod translate;
 pub mod tunnel;
+pub mod unverified;
 pub mod upgrade;
 pub mod websocket;
 
