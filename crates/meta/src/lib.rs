@@ -14,6 +14,7 @@ pub mod selector;
 mod selector_parse;
 pub mod taints;
 pub mod validation;
+pub mod volumes;
 
 pub use error::{ApiError, Reason};
 pub use field::{ErrorType, FieldError, FieldErrors, Json, Path, Verbatim};

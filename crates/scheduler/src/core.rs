@@ -6,8 +6,10 @@ use crate::pod::PodInfo;
 use crate::preemption::Candidate;
 use crate::queue::{Failure, Queue};
 use crate::snapshot::Snapshot;
-use client::Key;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use crate::volumes::Reservation;
+use client::{Delta, Key};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +24,7 @@ pub struct Core {
 
 /// What is to be done for a pod.
 pub enum Step {
-    Bind { pod: Arc<PodInfo>, placement: Placement },
+    Bind { pod: Arc<PodInfo>, placement: Placement, reservation: Reservation },
     Explain(Explanation),
 }
 
@@ -135,6 +137,59 @@ impl Core {
         }
     }
 
+    pub fn on_claim(&mut self, d: &Delta<PersistentVolumeClaim>, now: Instant) {
+        let old = self.snapshot.volumes.set_claim(&d.key, d.new.clone());
+        if let Some(new) = &d.new {
+            self.event(&Event::Claim(new, old.as_deref()), now);
+        }
+    }
+
+    pub fn on_volume(&mut self, d: &Delta<PersistentVolume>, now: Instant) {
+        let old = self.snapshot.volumes.set_volume(&d.key.name, d.new.clone());
+        if let Some(new) = &d.new {
+            self.event(&Event::Volume(new, old.as_deref()), now);
+        }
+    }
+
+    pub fn on_storage_class(&mut self, d: &Delta<StorageClass>, now: Instant) {
+        let old = self.snapshot.volumes.set_class(&d.key.name, d.new.clone());
+        if let Some(new) = &d.new {
+            self.event(&Event::StorageClass(new, old.as_deref()), now);
+        }
+    }
+
+    pub fn on_csi_node(&mut self, d: &Delta<CSINode>, now: Instant) {
+        let old = self.snapshot.volumes.set_csi_node(&d.key.name, d.new.clone());
+        if let Some(new) = &d.new {
+            self.event(&Event::CsiNode(new, old.as_deref()), now);
+        }
+    }
+
+    pub fn on_csi_driver(&mut self, d: &Delta<CSIDriver>, now: Instant) {
+        let old = self.snapshot.volumes.set_driver(&d.key.name, d.new.clone());
+        if let Some(new) = &d.new {
+            self.event(&Event::CsiDriver(new, old.as_deref()), now);
+        }
+    }
+
+    pub fn on_csi_storage_capacity(&mut self, d: &Delta<CSIStorageCapacity>, now: Instant) {
+        let old = self.snapshot.volumes.set_capacity(&d.key, d.new.clone());
+        if let Some(new) = &d.new {
+            self.event(&Event::CsiStorageCapacity(new, old.as_deref()), now);
+        }
+    }
+
+    pub fn on_attachment(&mut self, d: &Delta<VolumeAttachment>, now: Instant) {
+        match (&d.old, &d.new) {
+            (_, Some(new)) => self.snapshot.volumes.set_attachment(new, false),
+            (Some(old), None) => {
+                self.snapshot.volumes.set_attachment(old, true);
+                self.event(&Event::AttachmentGone(old), now);
+            }
+            (None, None) => {}
+        }
+    }
+
     /// Decides about the next pod; None where none is to be tried now. `dice` chooses among equals.
     pub fn next(&mut self, dice: u64, now: Instant) -> Option<Step> {
         let pod = self.queue.pop(&self.profile, now)?;
@@ -143,8 +198,10 @@ impl Core {
         let error = match schedule(&self.profile, &self.snapshot, &pod, turn) {
             Ok(placement) => {
                 self.start = (self.start + placement.evaluated) % nodes.max(1);
+                let reservation = self.profile.reserve(&pod, &self.snapshot, &placement.node);
+                self.snapshot.volumes.assume(&reservation);
                 self.snapshot.assume(pod.clone(), &placement.node);
-                return Some(Step::Bind { pod, placement });
+                return Some(Step::Bind { pod, placement, reservation });
             }
             Err(error) => *error,
         };
@@ -167,8 +224,9 @@ impl Core {
         self.queue.remove(&pod.key);
     }
 
-    /// The API server refused the binding; `gone`: because there is no such pod.
-    pub fn not_bound(&mut self, pod: &Arc<PodInfo>, gone: bool, now: Instant) {
+    /// The API server refused the binding, or one of the writes before it; `gone`: because there is no such pod.
+    pub fn not_bound(&mut self, pod: &Arc<PodInfo>, reservation: &Reservation, gone: bool, now: Instant) {
+        self.snapshot.volumes.forget(reservation);
         self.snapshot.forget(&pod.key);
         if gone {
             self.queue.remove(&pod.key);
@@ -209,7 +267,7 @@ mod tests {
     fn next(core: &mut Core, now: Instant) -> String {
         match core.next(0, now) {
             None => "nothing".to_owned(),
-            Some(Step::Bind { pod, placement }) => format!("{} to {}", pod.key.name, placement.node),
+            Some(Step::Bind { pod, placement, .. }) => format!("{} to {}", pod.key.name, placement.node),
             Some(Step::Explain(e)) => {
                 core.explained(&e.pod);
                 format!("{}: {}", e.pod.key.name, e.message)
@@ -247,7 +305,7 @@ mod tests {
         let p = pod("p", asks("3"));
         c.on_pod(&p.key, Some(p.pod.clone()), t);
         assert_eq!(next(&mut c, t), "p to a");
-        c.not_bound(&p, false, t);
+        c.not_bound(&p, &Reservation::default(), false, t);
         assert_eq!(c.snapshot.node("a").unwrap().requested.milli_cpu, 0);
         assert_eq!(next(&mut c, t), "nothing");
         let due = c.queue.next_wake().unwrap();

@@ -5,6 +5,7 @@ use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::preemption;
 use crate::snapshot::Snapshot;
+use crate::volumes::Reservation;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Below this many nodes all are tried (upstream's `minFeasibleNodesToFind`).
@@ -31,6 +32,19 @@ impl Profile {
     /// The plugin that keeps the pod out of the queue, and why.
     pub fn pre_enqueue(&self, pod: &PodInfo) -> Option<(&'static str, String)> {
         self.plugins.iter().find_map(|(p, _)| Some((p.name(), p.pre_enqueue(pod)?)))
+    }
+
+    /// What the plugins have to have written before the pod is bound to the node.
+    pub fn reserve(&self, pod: &PodInfo, cluster: &Snapshot, node: &str) -> Reservation {
+        let mut all = Reservation::default();
+        for (plugin, _) in &self.plugins {
+            if let Some(node) = cluster.node(node) {
+                let one = plugin.reserve(pod, cluster, node);
+                all.volumes.extend(one.volumes);
+                all.claims.extend(one.claims);
+            }
+        }
+        all
     }
 
     /// How many feasible nodes are enough.

@@ -7,7 +7,9 @@
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
-use k8s_openapi::api::core::v1::Node;
+use crate::volumes::Reservation;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
@@ -108,24 +110,39 @@ pub enum Event<'a> {
     PodChanged(&'a PodInfo, &'a PodInfo),
     /// Labels of a namespace changed.
     NamespaceChanged,
+    /// Of what volumes need: as it is now, and as it was unless it is new.
+    Claim(&'a PersistentVolumeClaim, Option<&'a PersistentVolumeClaim>),
+    Volume(&'a PersistentVolume, Option<&'a PersistentVolume>),
+    StorageClass(&'a StorageClass, Option<&'a StorageClass>),
+    CsiNode(&'a CSINode, Option<&'a CSINode>),
+    CsiDriver(&'a CSIDriver, Option<&'a CSIDriver>),
+    CsiStorageCapacity(&'a CSIStorageCapacity, Option<&'a CSIStorageCapacity>),
+    AttachmentGone(&'a VolumeAttachment),
 }
 
 /// Bits of [`Event`]: what a plugin wants to hear about.
 pub mod wakes {
-    pub const NODE_ADDED: u16 = 1;
-    pub const NODE_CHANGED: u16 = 2;
-    pub const NODE_REMOVED: u16 = 4;
-    pub const POD_PLACED: u16 = 8;
-    pub const POD_GONE: u16 = 16;
-    pub const PLACED_POD_CHANGED: u16 = 32;
-    pub const POD_CHANGED: u16 = 64;
-    pub const NAMESPACE_CHANGED: u16 = 128;
-    pub const NODE: u16 = NODE_ADDED | NODE_CHANGED;
-    pub const ANY: u16 = u16::MAX;
+    pub const NODE_ADDED: u32 = 1;
+    pub const NODE_CHANGED: u32 = 1 << 1;
+    pub const NODE_REMOVED: u32 = 1 << 2;
+    pub const POD_PLACED: u32 = 1 << 3;
+    pub const POD_GONE: u32 = 1 << 4;
+    pub const PLACED_POD_CHANGED: u32 = 1 << 5;
+    pub const POD_CHANGED: u32 = 1 << 6;
+    pub const NAMESPACE_CHANGED: u32 = 1 << 7;
+    pub const CLAIM: u32 = 1 << 8;
+    pub const VOLUME: u32 = 1 << 9;
+    pub const STORAGE_CLASS: u32 = 1 << 10;
+    pub const CSI_NODE: u32 = 1 << 11;
+    pub const CSI_DRIVER: u32 = 1 << 12;
+    pub const CSI_STORAGE_CAPACITY: u32 = 1 << 13;
+    pub const ATTACHMENT_GONE: u32 = 1 << 14;
+    pub const NODE: u32 = NODE_ADDED | NODE_CHANGED;
+    pub const ANY: u32 = u32::MAX;
 }
 
 impl Event<'_> {
-    pub fn bit(&self) -> u16 {
+    pub fn bit(&self) -> u32 {
         match self {
             Self::NodeAdded(_) => wakes::NODE_ADDED,
             Self::NodeChanged(..) => wakes::NODE_CHANGED,
@@ -135,6 +152,13 @@ impl Event<'_> {
             Self::PlacedPodChanged(..) => wakes::PLACED_POD_CHANGED,
             Self::PodChanged(..) => wakes::POD_CHANGED,
             Self::NamespaceChanged => wakes::NAMESPACE_CHANGED,
+            Self::Claim(..) => wakes::CLAIM,
+            Self::Volume(..) => wakes::VOLUME,
+            Self::StorageClass(..) => wakes::STORAGE_CLASS,
+            Self::CsiNode(..) => wakes::CSI_NODE,
+            Self::CsiDriver(..) => wakes::CSI_DRIVER,
+            Self::CsiStorageCapacity(..) => wakes::CSI_STORAGE_CAPACITY,
+            Self::AttachmentGone(_) => wakes::ATTACHMENT_GONE,
         }
     }
 
@@ -153,7 +177,7 @@ pub trait Plugin: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// Which events could change the plugin's mind, as bits of [`wakes`].
-    fn wakes(&self) -> u16;
+    fn wakes(&self) -> u32;
 
     /// Whether this event could change the plugin's mind about a pod it refused (upstream's queueing hint).
     fn could_help(&self, _pod: &PodInfo, _event: &Event<'_>) -> bool {
@@ -177,5 +201,10 @@ pub trait Plugin: Send + Sync {
         _feasible: &[&NodeInfo],
     ) -> Option<Box<dyn Scorer + 'a>> {
         None
+    }
+
+    /// What has to be written and awaited before the pod can be bound to the node that was chosen.
+    fn reserve(&self, _pod: &PodInfo, _cluster: &Snapshot, _node: &NodeInfo) -> Reservation {
+        Reservation::default()
     }
 }

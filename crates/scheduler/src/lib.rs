@@ -14,6 +14,7 @@ pub mod shell;
 pub mod snapshot;
 #[cfg(test)]
 pub mod testing;
+pub mod volumes;
 
 pub use cycle::{FitError, Placement, Profile, Turn, schedule};
 pub use meta::node_selector;

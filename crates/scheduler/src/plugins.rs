@@ -9,10 +9,14 @@ pub mod node_affinity;
 pub mod node_name;
 pub mod node_ports;
 pub mod node_unschedulable;
+pub mod node_volume_limits;
 pub mod pod_topology_spread;
 pub mod resources_fit;
 pub mod scheduling_gates;
 pub mod taint_toleration;
+pub mod volume_binding;
+pub mod volume_restrictions;
+pub mod volume_zone;
 
 use crate::cycle::Profile;
 
@@ -27,6 +31,10 @@ pub fn default_profile() -> Profile {
         (Box::new(node_affinity::NodeAffinity), 2),
         (Box::new(node_ports::NodePorts), 0),
         (Box::new(resources_fit::NodeResourcesFit), 1),
+        (Box::new(volume_restrictions::VolumeRestrictions), 0),
+        (Box::new(node_volume_limits::NodeVolumeLimits), 0),
+        (Box::new(volume_binding::VolumeBinding), 0),
+        (Box::new(volume_zone::VolumeZone), 0),
         (Box::new(pod_topology_spread::PodTopologySpread), 2),
         (Box::new(inter_pod_affinity::InterPodAffinity), 2),
         (Box::new(balanced_allocation::NodeResourcesBalancedAllocation), 1),

@@ -3,7 +3,8 @@
 use crate::node_selector::NodeSelector;
 use client::Key;
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, Pod, PodAffinityTerm, PodSpec, Toleration, WeightedPodAffinityTerm,
+    Affinity, Container, PersistentVolumeClaim, Pod, PodAffinityTerm, PodSpec, Toleration, Volume,
+    WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use meta::{LabelSelector, pod as meta_pod};
@@ -123,6 +124,14 @@ impl AffinityTerm {
     }
 }
 
+/// A claim that a volume of a pod is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodClaim {
+    pub key: Key,
+    /// Made for the pod, which must own it.
+    pub ephemeral: bool,
+}
+
 /// A pod with everything derived from it.
 #[derive(Debug)]
 pub struct PodInfo {
@@ -141,6 +150,10 @@ pub struct PodInfo {
     pub required_anti_affinity: Vec<AffinityTerm>,
     pub preferred_affinity: Vec<AffinityTerm>,
     pub preferred_anti_affinity: Vec<AffinityTerm>,
+    /// In the order of the pod's volumes.
+    pub claims: Vec<PodClaim>,
+    /// Whether a volume is a disk that pods must not share at will.
+    pub has_exclusive_disks: bool,
 }
 
 impl PodInfo {
@@ -186,6 +199,8 @@ impl PodInfo {
             preferred_anti_affinity: preferred(
                 anti_affinity.and_then(|a| a.preferred_during_scheduling_ignored_during_execution.as_ref()),
             ),
+            claims: claims(spec, &key),
+            has_exclusive_disks: spec.volumes.iter().flatten().any(is_exclusive_disk),
             key,
             pod,
         }
@@ -207,6 +222,18 @@ impl PodInfo {
     /// The node that the pod is bound to, if any.
     pub fn node_name(&self) -> Option<&str> {
         self.spec().and_then(|s| s.node_name.as_deref()).filter(|n| !n.is_empty())
+    }
+
+    pub fn volumes(&self) -> &[Volume] {
+        self.spec().and_then(|s| s.volumes.as_deref()).unwrap_or_default()
+    }
+
+    /// Whether a volume is of this claim, in whichever way.
+    pub fn uses_claim(&self, claim: &PersistentVolumeClaim) -> bool {
+        let m = &claim.metadata;
+        self.claims.iter().any(|c| {
+            Some(&*c.key.name) == m.name.as_deref() && Some(&*c.key.namespace) == m.namespace.as_deref()
+        })
     }
 
     pub fn is_terminating(&self) -> bool {
@@ -231,6 +258,23 @@ impl PodInfo {
         let init = spec.and_then(|s| s.init_containers.as_ref()).into_iter().flatten();
         init.chain(spec.into_iter().flat_map(|s| &s.containers))
     }
+}
+
+fn claims(spec: &PodSpec, pod: &Key) -> Vec<PodClaim> {
+    let of = |v: &Volume| match (&v.persistent_volume_claim, &v.ephemeral) {
+        (Some(claim), _) => Some((claim.claim_name.clone(), false)),
+        (None, Some(_)) => Some((meta::volumes::ephemeral_claim_name(&pod.name, &v.name), true)),
+        (None, None) => None,
+    };
+    let named = spec.volumes.iter().flatten().filter_map(of);
+    named.map(|(name, ephemeral)| PodClaim { key: Key::new(&pod.namespace, name), ephemeral }).collect()
+}
+
+fn is_exclusive_disk(v: &Volume) -> bool {
+    v.gce_persistent_disk.is_some()
+        || v.aws_elastic_block_store.is_some()
+        || v.iscsi.is_some()
+        || v.rbd.is_some()
 }
 
 fn required_nodes(affinity: &Affinity) -> Option<&k8s_openapi::api::core::v1::NodeSelector> {

@@ -3,14 +3,18 @@
 
 use crate::core::{Core, Explanation, Step};
 use crate::plugins::default_profile;
+use crate::plugins::volume_binding::progress::progress;
 use crate::pod::PodInfo;
 use crate::preemption::Candidate;
+use crate::volumes::Reservation;
 use client::{Informer, Informers, Key, Options, Recorder};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{
-    Binding, Namespace, Node, ObjectReference, Pod, PodCondition, ReplicationController, Service,
+    Binding, Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,
+    ReplicationController, Service,
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -18,9 +22,9 @@ use meta::LabelSelector;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -32,6 +36,10 @@ pub const LEASE: &str = "kube-scheduler";
 const WRITES_IN_FLIGHT: usize = 64;
 /// Bound of one write. The pod is tried again after it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a pod waits for its volumes to be bound (upstream's `bindTimeoutSeconds`).
+const VOLUMES_TIMEOUT: Duration = Duration::from_secs(600);
+/// Pods that wait for their volumes at a time; more are tried again later.
+const WAITS_FOR_VOLUMES: usize = 10_000;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -70,6 +78,11 @@ struct Shell {
     core: Arc<Mutex<Core>>,
     /// Something may be there to schedule.
     work: Arc<Notify>,
+    /// Something changed that a pod which waits for its volumes may wait for.
+    volumes: Arc<Notify>,
+    writes: Arc<Semaphore>,
+    waits: Arc<Semaphore>,
+    stop: CancellationToken,
     client: Client,
     recorder: Recorder,
 }
@@ -79,14 +92,23 @@ async fn lead(client: Client, config: Config, stop: CancellationToken) {
     profile.percentage_of_nodes_to_score = config.percentage_of_nodes_to_score;
     let recorder = Recorder::new(client.clone(), &config.scheduler_name, "");
     let core = Core::new(profile, &config.scheduler_name);
-    let shell = Shell { core: Arc::new(Mutex::new(core)), work: Arc::default(), client, recorder };
+    let permits = Arc::new(Semaphore::new(WRITES_IN_FLIGHT));
+    let shell = Shell {
+        core: Arc::new(Mutex::new(core)),
+        work: Arc::default(),
+        volumes: Arc::default(),
+        writes: permits.clone(),
+        waits: Arc::new(Semaphore::new(WAITS_FOR_VOLUMES)),
+        stop: stop.clone(),
+        client,
+        recorder,
+    };
     let watched = shell.watch();
     tokio::select! {
         () = stop.cancelled() => return,
         () = watched.synced() => {}
     }
     info!(scheduler = config.scheduler_name, nodes = shell.core.lock().snapshot.node_count(), "scheduling");
-    let permits = Arc::new(Semaphore::new(WRITES_IN_FLIGHT));
     while let Some(permit) = or_stop(&stop, permits.clone().acquire_owned()).await.and_then(Result::ok) {
         // registered before looking: a change in between is not missed
         let work = shell.work.notified();
@@ -99,10 +121,7 @@ async fn lead(client: Client, config: Config, stop: CancellationToken) {
         match step {
             Some(step) => {
                 let shell = shell.clone();
-                tokio::spawn(async move {
-                    shell.carry_out(step).await;
-                    drop(permit);
-                });
+                tokio::spawn(async move { shell.carry_out(step, permit).await });
             }
             None => {
                 drop(permit);
@@ -142,6 +161,14 @@ struct Watched {
     stateful_sets: Informer<StatefulSet>,
     replication_controllers: Informer<ReplicationController>,
     budgets: Informer<PodDisruptionBudget>,
+    claims: Informer<PersistentVolumeClaim>,
+    volumes: Informer<PersistentVolume>,
+    classes: Informer<StorageClass>,
+    csi_nodes: Informer<CSINode>,
+    drivers: Informer<CSIDriver>,
+    attachments: Informer<VolumeAttachment>,
+    /// Watched once a driver counts its room.
+    capacities: Arc<OnceLock<Informer<CSIStorageCapacity>>>,
 }
 
 impl Watched {
@@ -149,12 +176,15 @@ impl Watched {
     /// use may be missing where a cluster does not serve it.
     async fn synced(&self) {
         tokio::join!(self.nodes.synced(), self.pods.synced(), self.namespaces.synced());
+        tokio::join!(self.claims.synced(), self.volumes.synced(), self.classes.synced());
+        tokio::join!(self.csi_nodes.synced(), self.drivers.synced(), self.attachments.synced());
         debug!(
             services = self.services.len(),
             replica_sets = self.replica_sets.len(),
             stateful_sets = self.stateful_sets.len(),
             replication_controllers = self.replication_controllers.len(),
             budgets = self.budgets.len(),
+            capacities = self.capacities.get().map_or(0, Informer::len),
             "known so far"
         );
     }
@@ -184,7 +214,15 @@ impl Shell {
             stateful_sets: informers.of(Options::all()),
             replication_controllers: informers.of(Options::all()),
             budgets: informers.of(Options::all()),
+            claims: informers.of(Options::all()),
+            volumes: informers.of(Options::all()),
+            classes: informers.of(Options::all()),
+            csi_nodes: informers.of(Options::all()),
+            drivers: informers.of(Options::all()),
+            attachments: informers.of(Options::all()),
+            capacities: Arc::default(),
         };
+        self.watch_volumes(&watched, &informers);
         let shell = self.clone();
         watched.nodes.on_change(move |d| {
             shell.apply(|core, now| core.on_node(d.old.as_ref(), d.new.as_ref(), now));
@@ -192,6 +230,9 @@ impl Shell {
         let shell = self.clone();
         watched.pods.on_change(move |d| {
             shell.apply(|core, now| core.on_pod(&d.key, d.new.clone(), now));
+            if d.new.is_none() {
+                shell.volumes.notify_waiters();
+            }
         });
         let shell = self.clone();
         watched.namespaces.on_change(move |d| {
@@ -218,6 +259,40 @@ impl Shell {
         watched
     }
 
+    /// What the volume plugins look at. A change of a claim or volume may be what a pod waits for.
+    fn watch_volumes(&self, watched: &Watched, informers: &Informers) {
+        let shell = self.clone();
+        watched.claims.on_change(move |d| {
+            shell.apply(|core, now| core.on_claim(d, now));
+            shell.volumes.notify_waiters();
+        });
+        let shell = self.clone();
+        watched.volumes.on_change(move |d| {
+            shell.apply(|core, now| core.on_volume(d, now));
+            shell.volumes.notify_waiters();
+        });
+        let shell = self.clone();
+        watched.classes.on_change(move |d| shell.apply(|core, now| core.on_storage_class(d, now)));
+        let shell = self.clone();
+        watched.csi_nodes.on_change(move |d| shell.apply(|core, now| core.on_csi_node(d, now)));
+        let shell = self.clone();
+        watched.attachments.on_change(move |d| shell.apply(|core, now| core.on_attachment(d, now)));
+        let (shell, informers, capacities) = (self.clone(), informers.clone(), watched.capacities.clone());
+        watched.drivers.on_change(move |d| {
+            let counts = |driver: &Arc<CSIDriver>| driver.spec.storage_capacity == Some(true);
+            if d.new.as_ref().is_some_and(counts) {
+                capacities.get_or_init(|| {
+                    let informer = informers.of(Options::all());
+                    let shell = shell.clone();
+                    informer
+                        .on_change(move |d| shell.apply(|core, now| core.on_csi_storage_capacity(d, now)));
+                    informer
+                });
+            }
+            shell.apply(|core, now| core.on_csi_driver(d, now));
+        });
+    }
+
     fn selectors<K: client::informer::Cached>(
         &self,
         informer: &Informer<K>,
@@ -235,14 +310,94 @@ impl Shell {
         Api::namespaced(self.client.clone(), &key.namespace)
     }
 
-    async fn carry_out(&self, step: Step) {
+    async fn carry_out(&self, step: Step, permit: OwnedSemaphorePermit) {
         match step {
-            Step::Bind { pod, placement } => self.bind(&pod, &placement.node).await,
-            Step::Explain(explanation) => self.explain(explanation).await,
+            Step::Bind { pod, placement, reservation } if reservation.is_empty() => {
+                self.bind(&pod, &placement.node, &reservation).await;
+                drop(permit);
+            }
+            Step::Bind { pod, placement, reservation } => {
+                self.pre_bind(&pod, &placement.node, reservation, permit).await;
+            }
+            Step::Explain(explanation) => {
+                self.explain(explanation).await;
+                drop(permit);
+            }
         }
     }
 
-    async fn bind(&self, pod: &Arc<PodInfo>, node: &str) {
+    /// Has the pod's volumes bound, then the pod. `permit` is given back while nothing is written.
+    async fn pre_bind(
+        &self,
+        pod: &Arc<PodInfo>,
+        node: &str,
+        reservation: Reservation,
+        permit: OwnedSemaphorePermit,
+    ) {
+        // what makes room, as the cluster autoscaler does, can tell that the node is taken
+        self.write_status(pod, None, Some(Some(node)).filter(|n| *n != pod.nominated_node())).await;
+        let written = match self.write_volumes(&reservation).await {
+            Ok(written) => written,
+            Err(why) => return self.volumes_failed(pod, &reservation, why).await,
+        };
+        drop(permit);
+        let Ok(_waits) = self.waits.try_acquire() else {
+            let why = "binding volumes: too many pods wait for their volumes".to_owned();
+            return self.volumes_failed(pod, &reservation, why).await;
+        };
+        let bound = tokio::time::timeout(VOLUMES_TIMEOUT, self.volumes_bound(pod, node, &written));
+        let bound = match or_stop(&self.stop, bound).await {
+            // who leads next finds what was written
+            None => return,
+            Some(Ok(bound)) => bound,
+            Some(Err(_)) => Err("context deadline exceeded".to_owned()),
+        };
+        let Ok(_permit) = self.writes.acquire().await else { return };
+        match bound {
+            Ok(()) => self.bind(pod, node, &reservation).await,
+            Err(why) => self.volumes_failed(pod, &reservation, format!("binding volumes: {why}")).await,
+        }
+    }
+
+    /// Gives the objects as the API server answers them.
+    async fn write_volumes(&self, reservation: &Reservation) -> Result<Reservation, String> {
+        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let mut written = Reservation::default();
+        for volume in &reservation.volumes {
+            written.volumes.push(replace(&volumes, volume).await?);
+        }
+        for claim in &reservation.claims {
+            let namespace = claim.metadata.namespace.as_deref().unwrap_or("");
+            let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+            written.claims.push(replace(&claims, claim).await?);
+        }
+        Ok(written)
+    }
+
+    async fn volumes_bound(&self, pod: &PodInfo, node: &str, written: &Reservation) -> Result<(), String> {
+        loop {
+            let mut change = std::pin::pin!(self.volumes.notified());
+            // registered before looking: a change in between is not missed
+            change.as_mut().enable();
+            if progress(&self.core.lock().snapshot, pod, node, written)? {
+                return Ok(());
+            }
+            change.await;
+        }
+    }
+
+    async fn volumes_failed(&self, pod: &Arc<PodInfo>, reservation: &Reservation, why: String) {
+        let message = format!("running PreBind plugin \"VolumeBinding\": {why}");
+        warn!(pod = %pod.key, "{message}");
+        self.apply(|core, now| {
+            let gone = core.snapshot.pod(&pod.key).is_none_or(|p| p.uid != pod.uid);
+            core.not_bound(pod, reservation, gone, now);
+        });
+        self.recorder.warning(&about(pod), "FailedScheduling", message.clone());
+        self.write_status(pod, Some(("SchedulerError", &message)), Some(None)).await;
+    }
+
+    async fn bind(&self, pod: &Arc<PodInfo>, node: &str, reservation: &Reservation) {
         let key = &pod.key;
         let binding = Binding {
             metadata: ObjectMeta {
@@ -271,10 +426,10 @@ impl Shell {
         };
         let message = format!("binding rejected: running Bind plugin \"DefaultBinder\": {why}");
         warn!(pod = %key, node, "{message}");
-        self.apply(|core, now| core.not_bound(pod, gone, now));
+        self.apply(|core, now| core.not_bound(pod, reservation, gone, now));
         if !gone {
             self.recorder.warning(&about(pod), "FailedScheduling", message.clone());
-            self.write_status(pod, "SchedulerError", &message, None).await;
+            self.write_status(pod, Some(("SchedulerError", &message)), None).await;
         }
     }
 
@@ -285,30 +440,32 @@ impl Shell {
         let nominated = preemption.as_ref().map(|c| c.node.as_str());
         // an earlier nomination that came to nothing is taken back
         let nomination = (nominated != pod.nominated_node()).then_some(nominated);
-        self.write_status(&pod, "Unschedulable", &message, nomination).await;
+        self.write_status(&pod, Some(("Unschedulable", &message)), nomination).await;
         if let Some(candidate) = preemption {
             self.evict(&pod, &candidate).await;
         }
         self.apply(|core, _| core.explained(&pod));
     }
 
-    /// Writes condition PodScheduled=False and, where given, the nominated node; nothing where they are so.
+    /// Writes condition PodScheduled=False, where a reason and message are given, and the nominated node where
+    /// it is; nothing where they are so.
     async fn write_status(
         &self,
         pod: &PodInfo,
-        reason: &str,
-        message: &str,
+        refused: Option<(&str, &str)>,
         nominated: Option<Option<&str>>,
     ) {
         let conditions = pod.pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
         let was = conditions.iter().find(|c| c.type_ == "PodScheduled");
         let mut status = serde_json::Map::new();
-        let same = |c: &PodCondition| {
+        let same = |c: &PodCondition, reason: &str, message: &str| {
             c.status == "False"
                 && c.reason.as_deref() == Some(reason)
                 && c.message.as_deref() == Some(message)
         };
-        if !was.is_some_and(same) {
+        if let Some((reason, message)) = refused
+            && !was.is_some_and(|c| same(c, reason, message))
+        {
             let since = was.filter(|c| c.status == "False").and_then(|c| c.last_transition_time.clone());
             let since = since.map_or_else(|| json!(seconds(client::now())), |t| json!(t));
             status.insert(
@@ -355,6 +512,20 @@ impl Shell {
                 Err(e) => warn!(pod = %victim.key, "preempting: {e}"),
             }
         }
+    }
+}
+
+async fn replace<K>(api: &Api<K>, object: &K) -> Result<Arc<K>, String>
+where
+    K: kube::Resource + Clone + serde::Serialize + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    let name = object.meta().name.as_deref().unwrap_or("");
+    let params = PostParams::default();
+    match tokio::time::timeout(WRITE_TIMEOUT, api.replace(name, &params, object)).await {
+        Ok(Ok(written)) => Ok(Arc::new(written)),
+        Ok(Err(kube::Error::Api(status))) => Err(status.message),
+        Ok(Err(e)) => Err(e.to_string()),
+        Err(_) => Err("the API server did not answer in time".to_owned()),
     }
 }
 

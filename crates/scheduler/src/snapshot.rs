@@ -4,6 +4,7 @@
 
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
+use crate::volumes::Volumes;
 use client::Key;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -26,6 +27,10 @@ pub struct Snapshot {
     budgets: BTreeMap<Key, Arc<PodDisruptionBudget>>,
     pods_with_required_anti_affinity: usize,
     pods_with_affinity: usize,
+    /// What the volume plugins look at.
+    pub volumes: Volumes,
+    /// How many volumes of pods on nodes are of a claim, but for those made for their pod.
+    claim_users: HashMap<Key, usize>,
 }
 
 struct Placed {
@@ -125,6 +130,9 @@ impl Snapshot {
         self.nominated.remove(&pod.key);
         self.pods_with_affinity += usize::from(pod.has_affinity());
         self.pods_with_required_anti_affinity += usize::from(!pod.required_anti_affinity.is_empty());
+        for claim in pod.claims.iter().filter(|c| !c.ephemeral) {
+            *self.claim_users.entry(claim.key.clone()).or_default() += 1;
+        }
         self.pods.insert(pod.key.clone(), Placed { pod: pod.clone(), node: node.to_owned(), assumed });
         self.nodes.entry(node.to_owned()).or_insert_with(|| NodeInfo::new(node)).add_pod(pod);
     }
@@ -134,6 +142,14 @@ impl Snapshot {
         let placed = self.pods.remove(key)?;
         self.pods_with_affinity -= usize::from(placed.pod.has_affinity());
         self.pods_with_required_anti_affinity -= usize::from(!placed.pod.required_anti_affinity.is_empty());
+        for claim in placed.pod.claims.iter().filter(|c| !c.ephemeral) {
+            if let Some(users) = self.claim_users.get_mut(&claim.key) {
+                *users -= 1;
+                if *users == 0 {
+                    self.claim_users.remove(&claim.key);
+                }
+            }
+        }
         if let Some(info) = self.nodes.get_mut(&placed.node) {
             info.remove_pod(key);
             if info.node.is_none() && info.pods.is_empty() {
@@ -146,6 +162,16 @@ impl Snapshot {
     /// A pod on a node, bound or assumed.
     pub fn pod(&self, key: &Key) -> Option<&Arc<PodInfo>> {
         self.pods.get(key).map(|p| &p.pod)
+    }
+
+    /// The node that a pod is on, bound or assumed.
+    pub fn node_of(&self, key: &Key) -> Option<&str> {
+        self.pods.get(key).map(|p| p.node.as_str())
+    }
+
+    /// Whether a pod on a node uses the claim.
+    pub fn is_claim_used(&self, claim: &Key) -> bool {
+        self.claim_users.contains_key(claim)
     }
 
     /// Whether any pod on a node could refuse another one's company.

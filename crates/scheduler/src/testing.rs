@@ -5,7 +5,8 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-fn merge(into: &mut Value, from: Value) {
+/// Lays `from` over `into`; null takes its place too.
+pub fn merge(into: &mut Value, from: Value) {
     match (into, from) {
         (Value::Object(into), Value::Object(from)) => {
             for (k, v) in from {

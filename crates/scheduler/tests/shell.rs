@@ -18,6 +18,12 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("apps/v1", "ReplicaSet", "replicasets", true),
     ("apps/v1", "StatefulSet", "statefulsets", true),
     ("policy/v1", "PodDisruptionBudget", "poddisruptionbudgets", true),
+    ("v1", "PersistentVolume", "persistentvolumes", false),
+    ("v1", "PersistentVolumeClaim", "persistentvolumeclaims", true),
+    ("storage.k8s.io/v1", "StorageClass", "storageclasses", false),
+    ("storage.k8s.io/v1", "CSINode", "csinodes", false),
+    ("storage.k8s.io/v1", "CSIDriver", "csidrivers", false),
+    ("storage.k8s.io/v1", "VolumeAttachment", "volumeattachments", false),
 ];
 
 /// A client whose `pods/binding` puts the pod on its node, as the API server does.
@@ -117,6 +123,40 @@ async fn pods_are_bound_and_those_that_wait_are_told_why() {
     api.remove("pods", "default", victim);
     until("the room is taken", || on(&api, "important").as_ref() == Some(&nominated)).await;
 
+    stop.cancel();
+    scheduler.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_pod_is_bound_when_its_volumes_are() {
+    let api = FakeApi::new(KINDS);
+    api.put(node("a"));
+    api.put(json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "local"},
+        "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"}));
+    let mut pod = pod("p", "100m", 0);
+    pod["spec"]["volumes"] = json!([{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]);
+    api.put(pod);
+    let stop = CancellationToken::new();
+    let scheduler = tokio::spawn(scheduler::run(client(&api), scheduler::Config::default(), stop.clone()));
+    until("the claim is missed", || event(&api, "FailedScheduling").is_some()).await;
+    assert!(event(&api, "FailedScheduling").unwrap().contains("persistentvolumeclaim \"c\" not found"));
+
+    api.put(json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pv"}, "status": {"phase": "Available"},
+        "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "local", "local": {"path": "/x"}}}));
+    api.put(json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"namespace": "default", "name": "c"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "storageClassName": "local", "resources": {"requests": {"storage": "1Gi"}}}}));
+    let volume = || api.get("persistentvolumes", "", "pv").unwrap();
+    until("the volume is given to the claim", || volume()["spec"]["claimRef"]["name"] == "c").await;
+    assert_eq!(volume()["metadata"]["annotations"]["pv.kubernetes.io/bound-by-controller"], "yes");
+    let nominated = || api.get("pods", "default", "p").unwrap()["status"]["nominatedNodeName"] == "a";
+    until("the node is named", nominated).await;
+    assert_eq!(on(&api, "p"), None);
+    // as the binder controller does
+    api.edit("persistentvolumeclaims", "default", "c", |c| {
+        c["spec"]["volumeName"] = json!("pv");
+        c["metadata"]["annotations"] = json!({"pv.kubernetes.io/bind-completed": "yes"});
+    });
+    until("the pod is bound", || on(&api, "p").as_deref() == Some("a")).await;
     stop.cancel();
     scheduler.await.unwrap();
 }

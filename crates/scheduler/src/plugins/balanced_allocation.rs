@@ -37,7 +37,7 @@ impl Plugin for NodeResourcesBalancedAllocation {
         "NodeResourcesBalancedAllocation"
     }
 
-    fn wakes(&self) -> u16 {
+    fn wakes(&self) -> u32 {
         0
     }
 

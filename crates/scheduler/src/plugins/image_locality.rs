@@ -41,7 +41,7 @@ impl Plugin for ImageLocality {
         "ImageLocality"
     }
 
-    fn wakes(&self) -> u16 {
+    fn wakes(&self) -> u32 {
         0
     }
 

@@ -141,7 +141,7 @@ impl Plugin for InterPodAffinity {
         "InterPodAffinity"
     }
 
-    fn wakes(&self) -> u16 {
+    fn wakes(&self) -> u32 {
         wakes::NODE
             | wakes::POD_PLACED
             | wakes::POD_GONE
@@ -172,7 +172,7 @@ impl Plugin for InterPodAffinity {
             Event::PodChanged(now, was) => now.labels() != was.labels(),
             Event::NodeAdded(_) | Event::NamespaceChanged => true,
             Event::NodeChanged(now, was) => now.metadata.labels != was.metadata.labels,
-            Event::NodeRemoved(_) => false,
+            _ => false,
         }
     }
 

@@ -44,7 +44,7 @@ impl Plugin for NodeAffinity {
         "NodeAffinity"
     }
 
-    fn wakes(&self) -> u16 {
+    fn wakes(&self) -> u32 {
         wakes::NODE
     }
 

@@ -28,7 +28,7 @@ impl Plugin for NodeName {
         "NodeName"
     }
 
-    fn wakes(&self) -> u16 {
+    fn wakes(&self) -> u32 {
         wakes::NODE_ADDED
     }
 

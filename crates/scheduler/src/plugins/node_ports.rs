@@ -28,7 +28,7 @@ impl Plugin for NodePorts {
         "NodePorts"
     }
 
-    fn wakes(&self) -> u16 {
+    fn wakes(&self) -> u32 {
         wakes::NODE_ADDED | wakes::POD_GONE
     }
 

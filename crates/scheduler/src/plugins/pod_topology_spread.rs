@@ -190,7 +190,7 @@ impl Plugin for PodTopologySpread {
         "PodTopologySpread"
     }
 
-    fn wakes(&self) -> u16 {
+    fn wakes(&self) -> u32 {
         wakes::NODE
             | wakes::NODE_REMOVED
             | wakes::POD_PLACED
@@ -219,7 +219,7 @@ impl Plugin for PodTopologySpread {
                 now.labels() != was.labels() && (counted(now) || counted(was))
             }
             Event::PodChanged(now, was) => now.labels() != was.labels(),
-            Event::NamespaceChanged => false,
+            _ => false,
         }
     }
 

@@ -73,7 +73,7 @@ impl Plugin for NodeResourcesFit {
         "NodeResourcesFit"
     }
 
-    fn wakes(&self) -> u16 {
+    fn wakes(&self) -> u32 {
         wakes::NODE | wakes::POD_GONE | wakes::PLACED_POD_CHANGED | wakes::POD_CHANGED
     }
 

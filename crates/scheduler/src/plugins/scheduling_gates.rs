@@ -10,7 +10,7 @@ impl Plugin for SchedulingGates {
         "SchedulingGates"
     }
 
-    fn wakes(&self) -> u16 {
+    fn wakes(&self) -> u32 {
         wakes::POD_CHANGED
     }
 

@@ -57,7 +57,7 @@ impl Plugin for TaintToleration {
         "TaintToleration"
     }
 
-    fn wakes(&self) -> u16 {
+    fn wakes(&self) -> u32 {
         wakes::NODE | wakes::POD_CHANGED
     }
 
