@@ -131,6 +131,11 @@ pub trait Store: Send + Sync + 'static {
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
     /// The newest committed revision: what a linearizable read must have seen.
     async fn revision(&self) -> Result<Revision, StoreError>;
+    /// Whether the state as of a revision can still be read.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`], [`StoreError::Future`].
+    async fn check_readable(&self, at: Revision) -> Result<(), StoreError>;
     /// Forgets history up to and including this revision (what is live stays).
     async fn compact(&self, revision: Revision) -> Result<(), StoreError>;
 }

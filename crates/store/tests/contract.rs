@@ -123,6 +123,8 @@ async fn compaction_refuses_the_past_and_keeps_the_present() {
         s.compact(last).await.unwrap();
         let past = Range { prefix: "/registry/".into(), after: None, limit: 0, at: Some(Revision(2)) };
         assert!(matches!(s.range(past).await, Err(StoreError::Compacted { oldest, .. }) if oldest == last));
+        assert!(matches!(s.check_readable(Revision(2)).await, Err(StoreError::Compacted { .. })));
+        s.check_readable(last).await.unwrap();
         assert!(matches!(s.watch("/", Revision(2)).await, Err(StoreError::Compacted { .. })));
         assert!(matches!(s.watch("/", Revision(99)).await, Err(StoreError::Future { .. })));
         assert_eq!(keys(&*s, None).await, ["/registry/a"]);

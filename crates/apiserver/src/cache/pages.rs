@@ -92,6 +92,10 @@ impl Snapshots {
         self.0.entry(revision).or_insert_with(|| Snapshot { map: map.clone(), used: now }).used = now;
     }
 
+    fn forget(&mut self, revision: Revision) {
+        self.0.remove(&revision);
+    }
+
     fn find(&mut self, revision: Revision) -> Option<Map> {
         let snapshot = self.0.get_mut(&revision)?;
         snapshot.used = Instant::now();
@@ -186,9 +190,14 @@ impl Cache {
         }
     }
 
-    /// The objects as of a revision: a kept snapshot, the present state where nothing changed since, or what the
-    /// store still remembers.
+    /// The objects as of a revision that the store still remembers: a kept snapshot, the present state where
+    /// nothing changed since, or what the store says.
     async fn map_at(&self, resource: &ResourceCache, at: Revision) -> Result<Map, ApiError> {
+        // compaction ends a list in pages as it does upstream, however often its snapshot is asked for
+        if let Err(error @ StoreError::Compacted { .. }) = self.store().check_readable(at).await {
+            resource.snapshots.lock().forget(at);
+            return Err(store_failure(&error));
+        }
         if let Some(map) = resource.snapshots.lock().find(at) {
             return Ok(map);
         }
@@ -202,10 +211,7 @@ impl Cache {
         loop {
             let prefix = resource.prefix.as_str().into();
             let read = self.store().range(Range { prefix, after, limit: 2000, at: Some(at) }).await;
-            let read = read.map_err(|e| match e {
-                StoreError::Compacted { .. } => store_failure(&e),
-                e => store_failure(&e),
-            })?;
+            let read = read.map_err(|e| store_failure(&e))?;
             for kv in &read.items {
                 map.insert_mut(kv.key.clone(), resource.entry(kv, EventType::Added, None)?);
             }

@@ -230,6 +230,10 @@ impl Store for Embedded {
         Ok(self.shared.index.read().current)
     }
 
+    async fn check_readable(&self, at: Revision) -> Result<(), StoreError> {
+        check_readable(&self.shared.index.read(), at)
+    }
+
     async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.submit(|done| Job::Compact(revision, done)).await?
     }

@@ -59,6 +59,22 @@ async fn pages_of_a_list_show_one_state_whatever_is_written() {
 }
 
 #[tokio::test]
+async fn a_list_whose_revision_is_compacted_goes_on_at_the_newest_state_if_its_client_wants_that() {
+    let api = with_maps(3).await;
+    let (_, first) = api.get(&format!("{MAPS}?limit=1")).await;
+    let token = first["metadata"]["continue"].as_str().expect("a token");
+    // a resource that rests is no exception: whether a token still holds must not depend on who writes what
+    let later = api.created("/api/v1/namespaces/a/secrets", &json!({"metadata": {"name": "s"}})).await;
+    store::Store::compact(&*api.store, store::Revision(version(&later))).await.expect("a compaction");
+    let (code, gone) = api.get(&format!("{MAPS}?limit=1&continue={token}")).await;
+    assert_eq!((code, &gone["reason"]), (410, &json!("Expired")));
+    let token = gone["metadata"]["continue"].as_str().expect("a token");
+    let (code, second) = api.get(&format!("{MAPS}?limit=1&continue={token}")).await;
+    assert_eq!((code, names(&second)), (200, vec!["m1"]));
+    assert!(version(&second) > version(&first));
+}
+
+#[tokio::test]
 async fn selectors_select() {
     let api = with_maps(4).await;
     api.created("/api/v1/namespaces/b/configmaps", &json!({"metadata": {"name": "m1"}})).await;
