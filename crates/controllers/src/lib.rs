@@ -10,6 +10,7 @@ pub mod controller;
 pub mod daemonset;
 pub mod deployment;
 mod discovery;
+pub mod disruption;
 pub mod endpoints;
 pub mod gc;
 mod history;
@@ -130,6 +131,9 @@ async fn run_all(client: Client, config: Config, shutdown: CancellationToken) {
         let ipam = node::NodeIpam { cluster, node_prefix: config.node_cidr_mask };
         tasks.spawn(shell("node-controller", "cidrAllocator").run(ipam, 1));
     }
+    let disruption = || shell("disruption-controller", disruption::EVENTS_FROM);
+    tasks.spawn(disruption().run(disruption::Disruptions, 1));
+    tasks.spawn(disruption().run(disruption::StaleDisruptions, 1));
     tasks.spawn(own("pvc-protection-controller").run(protection::ClaimProtection, n));
     tasks.spawn(own("pv-protection-controller").run(protection::VolumeProtection, n));
     tasks.spawn(own("clusterrole-aggregation-controller").run(clusterrole::ClusterRoleAggregation, 1));

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
     Pod, ReplicationController, ResourceQuota, Service, ServiceAccount, Volume,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
 
 /// Index of pods, replica sets and revisions by the uid of their controller, [`ORPHANS`] where they have none.
@@ -78,6 +79,7 @@ world! {
     daemon_sets: DaemonSet = Options::all();
     stateful_sets: StatefulSet = Options::all();
     controller_revisions: ControllerRevision = Options::all().index(BY_CONTROLLER, controller_of);
+    budgets: PodDisruptionBudget = Options::all();
     claims: PersistentVolumeClaim = Options::all();
     volumes: PersistentVolume = Options::all();
     quotas: ResourceQuota = Options::all();

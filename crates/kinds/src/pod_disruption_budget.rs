@@ -6,9 +6,13 @@ use crate::kind::{
 use crate::object::Registered;
 use crate::strategy::spec_and_status;
 use crate::support::{age, column, json, no_change, typed_column};
-use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time as MetaTime};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
+use meta::{FieldError, FieldErrors, GroupVersionKind, Path, Time, validation as rules};
+
+/// The condition that says whether pods may be disrupted.
+pub const DISRUPTION_ALLOWED: &str = "DisruptionAllowed";
 
 const COLUMNS: &[Column<PodDisruptionBudget>] = &[
     column("Min Available", "The minimum number of pods that must be available.", |b| {
@@ -60,11 +64,43 @@ pub static POD_DISRUPTION_BUDGET: Registered<PodDisruptionBudget> = Registered::
     name_rule: NameRule::DnsSubdomain,
     default: no_change,
     validate: Validate { create: validate, update: |new, _| validate(new) },
-    strategy: Strategy { unconditional_update: false, ..spec_and_status!(PodDisruptionBudget) },
+    strategy: Strategy {
+        unconditional_update: false,
+        prepare_create: |new| {
+            new.status = Some(no_disruptions());
+            new.metadata.generation = Some(1);
+        },
+        ..spec_and_status!(PodDisruptionBudget)
+    },
     subresources: SUBRESOURCES,
     selectable: &[],
     columns: COLUMNS,
 });
+
+/// The status of a budget that nobody has counted yet: upstream says its numbers even where they are 0.
+fn no_disruptions() -> PodDisruptionBudgetStatus {
+    PodDisruptionBudgetStatus {
+        current_healthy: Some(0),
+        desired_healthy: Some(0),
+        disruptions_allowed: Some(0),
+        expected_pods: Some(0),
+        ..PodDisruptionBudgetStatus::default()
+    }
+}
+
+/// Says by the condition whether the status allows disruptions (upstream's `UpdateDisruptionAllowedCondition`).
+pub fn set_disruption_allowed(status: &mut PodDisruptionBudgetStatus, now: Time) {
+    let allowed = status.disruptions_allowed.unwrap_or(0) > 0;
+    let condition = Condition {
+        type_: DISRUPTION_ALLOWED.into(),
+        status: if allowed { "True" } else { "False" }.into(),
+        reason: if allowed { "SufficientPods" } else { "InsufficientPods" }.into(),
+        message: String::new(),
+        observed_generation: status.observed_generation,
+        last_transition_time: MetaTime(now),
+    };
+    meta::conditions::set(status.conditions.get_or_insert_default(), condition, now);
+}
 
 fn shown(value: Option<&IntOrString>) -> Cell {
     Cell::str(match value {

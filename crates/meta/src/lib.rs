@@ -3,6 +3,7 @@
 //!
 //! Pure: no I/O, no clock, no randomness.
 
+pub mod conditions;
 pub mod error;
 pub mod field;
 pub mod gvk;

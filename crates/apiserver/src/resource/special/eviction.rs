@@ -14,11 +14,16 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Status, StatusCause, Time as MetaTime};
 use kinds::Object;
+use kinds::pod_disruption_budget::set_disruption_allowed;
 use meta::{ApiError, GroupResource, GroupVersionKind, LabelSelector, Reason};
 
 const EVICTION: GroupVersionKind = GroupVersionKind::of("policy", "v1", "Eviction");
 /// Evictions that the budget's controller has not confirmed yet, at most.
 const MAX_DISRUPTED_PODS: usize = 2000;
+/// Times an eviction is begun anew because the pod changed meanwhile.
+const ATTEMPTS: usize = 20;
+/// After how long a client may ask again where the budget's controller is behind.
+const RETRY_SECONDS: i32 = 10;
 const VIOLATES: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
 
 fn too_many(cause: String, retry_seconds: i32) -> ApiError {
@@ -31,15 +36,34 @@ fn too_many(cause: String, retry_seconds: i32) -> ApiError {
     error
 }
 
+fn being_processed(budget: &str) -> ApiError {
+    let cause = format!("The disruption budget {budget} is still being processed by the server.");
+    too_many(cause, RETRY_SECONDS)
+}
+
 fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
     conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-/// Ended, not yet running or leaving: no budget counts such a pod.
-fn needs_no_budget(pod: &Pod) -> bool {
+/// What a budget has to do with a pod.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Concern {
+    /// Ended or leaving: no budget counts it.
+    None,
+    /// Not yet running: no budget counts it, as long as it does not start.
+    WhilePending,
+    Budget,
+}
+
+fn concern(pod: &Pod) -> Concern {
     let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("");
-    matches!(phase, "Succeeded" | "Failed" | "Pending") || pod.metadata.deletion_timestamp.is_some()
+    match phase {
+        _ if pod.metadata.deletion_timestamp.is_some() => Concern::None,
+        "Succeeded" | "Failed" => Concern::None,
+        "Pending" => Concern::WhilePending,
+        _ => Concern::Budget,
+    }
 }
 
 /// An unhealthy pod may go without using the budget up.
@@ -62,10 +86,7 @@ fn decrement(budget: &mut PodDisruptionBudget, pod: &str, now: meta::Time) -> Re
     let status = budget.status.get_or_insert_default();
     let about = GroupResource::of("policy", "poddisruptionbudget");
     if status.observed_generation.unwrap_or(0) < generation {
-        return Err(too_many(
-            format!("The disruption budget {name} is still being processed by the server."),
-            10,
-        ));
+        return Err(being_processed(&name));
     }
     let allowed = status.disruptions_allowed.unwrap_or(0);
     if allowed < 0 {
@@ -98,8 +119,30 @@ fn decrement(budget: &mut PodDisruptionBudget, pod: &str, now: meta::Time) -> Re
         return Err(too_many(cause, 0));
     }
     status.disruptions_allowed = Some(allowed - 1);
+    if allowed == 1 {
+        set_disruption_allowed(status, now);
+    }
     status.disrupted_pods.get_or_insert_default().insert(pod.to_owned(), MetaTime(now));
     Ok(())
+}
+
+/// Why an eviction did not happen.
+enum Refused {
+    /// The pod changed meanwhile: it may be looked at again.
+    Changed(ApiError),
+    ForGood(ApiError),
+}
+
+impl Refused {
+    fn of_change(e: ApiError) -> Self {
+        if e.reason == Reason::Conflict { Self::Changed(e) } else { Self::ForGood(e) }
+    }
+}
+
+impl From<ApiError> for Refused {
+    fn from(e: ApiError) -> Self {
+        Self::ForGood(e)
+    }
 }
 
 impl Call<'_> {
@@ -149,20 +192,16 @@ impl Call<'_> {
         }
         let object: Object = Box::new(eviction);
         self.validate(Operation::Create, self.name, is_dry_run(&delete), None, Some(&object)).await?;
-        let entry = self.read(When::Newest).await?.ok_or_else(|| self.not_found())?;
-        let object = entry.object()?;
-        let Some(pod) = object.downcast::<Pod>() else { return Err(ApiError::internal("a pod is expected")) };
-        if !needs_no_budget(pod) {
-            let budgets = self.budgets(pod)?;
-            if budgets.len() > 1 {
-                let why = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
-                return Err(ApiError::new(Reason::Unknown(500), why));
-            }
-            if let Some(budget) = budgets.first() {
-                self.use_budget(budget, pod, &mut delete).await?;
+        let versioned = delete.preconditions.as_ref().is_some_and(|p| p.resource_version.is_some());
+        let mut attempts = if versioned { 1 } else { ATTEMPTS };
+        loop {
+            attempts -= 1;
+            match self.evict_once(&delete, versioned).await {
+                Err(Refused::Changed(_)) if attempts > 0 => {}
+                Err(Refused::Changed(e) | Refused::ForGood(e)) => return Err(e),
+                Ok(()) => break,
             }
         }
-        self.evict(&delete).await?;
         any(
             self.accepted,
             201,
@@ -170,18 +209,44 @@ impl Call<'_> {
         )
     }
 
-    async fn use_budget(
-        &self,
-        budget: &PodDisruptionBudget,
-        pod: &Pod,
-        delete: &mut DeleteOptions,
-    ) -> Result<(), ApiError> {
-        if unhealthy_may_go(pod, budget) {
-            // The pod must not have become healthy since.
+    /// `versioned`: the client says itself which version of the pod it means.
+    async fn evict_once(&self, delete: &DeleteOptions, versioned: bool) -> Result<(), Refused> {
+        let entry = self.read(When::Newest).await?.ok_or_else(|| self.not_found())?;
+        let object = entry.object()?;
+        let Some(pod) = object.downcast::<Pod>() else {
+            return Err(ApiError::internal("a pod is expected").into());
+        };
+        // The pod must not have become healthy since it was looked at.
+        let of_version = || {
+            let mut delete = delete.clone();
             let preconditions = delete.preconditions.get_or_insert_default();
             preconditions.resource_version.clone_from(&pod.metadata.resource_version);
-            return Ok(());
+            delete
+        };
+        match concern(pod) {
+            Concern::None => return self.evict(delete).await.map_err(Refused::of_change),
+            Concern::WhilePending if versioned => return Ok(self.evict(delete).await?),
+            Concern::WhilePending => return self.evict(&of_version()).await.map_err(Refused::of_change),
+            Concern::Budget => {}
         }
+        let budgets = self.budgets(pod)?;
+        if budgets.len() > 1 {
+            let why = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+            return Err(ApiError::new(Reason::Unknown(500), why).into());
+        }
+        let Some(budget) = budgets.first() else { return Ok(self.evict(delete).await?) };
+        if !unhealthy_may_go(pod, budget) {
+            self.use_budget(budget, delete).await?;
+            return Ok(self.evict(delete).await?);
+        }
+        self.evict(&of_version()).await.map_err(|e| {
+            let stale = e.reason == Reason::Conflict && !versioned;
+            let name = budget.metadata.name.as_deref().unwrap_or("");
+            Refused::ForGood(if stale { being_processed(name) } else { e })
+        })
+    }
+
+    async fn use_budget(&self, budget: &PodDisruptionBudget, delete: &DeleteOptions) -> Result<(), ApiError> {
         let Some(target) = self.resources.target("policy", "v1", "poddisruptionbudgets") else {
             return Ok(());
         };

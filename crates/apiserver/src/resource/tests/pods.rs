@@ -113,6 +113,42 @@ async fn eviction_respects_a_budget() {
     let (_, used) = api.get(&format!("{budgets}/b")).await;
     assert_eq!(used["status"]["disruptionsAllowed"], 0);
     assert!(used["status"]["disruptedPods"]["p"].is_string(), "{used}");
+    let condition = &used["status"]["conditions"][0];
+    assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("InsufficientPods")));
+}
+
+#[tokio::test]
+async fn an_unhealthy_pod_goes_as_the_budgets_policy_says() {
+    let budgets = "/apis/policy/v1/namespaces/a/poddisruptionbudgets";
+    // the pod's phase and readiness, the policy, healthy pods of 2: the answer, and whether the budget was used
+    for (phase, ready, policy, healthy, expect, used) in [
+        ("Running", "False", json!(null), 2, 201, false),
+        ("Running", "False", json!(null), 1, 429, false),
+        ("Running", "False", json!("AlwaysAllow"), 1, 201, false),
+        ("Running", "True", json!("AlwaysAllow"), 1, 429, false),
+        ("Running", "True", json!(null), 3, 201, true),
+        ("Pending", "False", json!(null), 1, 201, false),
+        ("Failed", "False", json!(null), 1, 201, false),
+    ] {
+        let api = Api::new().await;
+        api.created(PODS, &pod("p")).await;
+        let status = json!({"status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready}]}});
+        assert_eq!(api.merge(&format!("{PODS}/p/status"), &status).await.0, 200);
+        let spec = json!({"minAvailable": 2, "selector": {}, "unhealthyPodEvictionPolicy": policy});
+        api.created(budgets, &json!({"metadata": {"name": "b"}, "spec": spec})).await;
+        let status = json!({"status": {"observedGeneration": 1, "disruptionsAllowed": (healthy - 2).max(0),
+            "currentHealthy": healthy, "desiredHealthy": 2, "expectedPods": 3}});
+        assert_eq!(api.merge(&format!("{budgets}/b/status"), &status).await.0, 200);
+        let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p"}});
+        let what = format!("{phase} {ready} {policy} {healthy}");
+        let (code, answer) = api.post(&format!("{PODS}/p/eviction"), &eviction).await;
+        assert_eq!(code, expect, "{what}: {answer}");
+        if expect == 429 {
+            assert_eq!(answer["details"]["causes"][0]["reason"], "DisruptionBudget", "{what}");
+        }
+        let (_, budget) = api.get(&format!("{budgets}/b")).await;
+        assert_eq!(budget["status"]["disruptedPods"]["p"].is_string(), used, "{what}: {budget}");
+    }
 }
 
 #[tokio::test]
