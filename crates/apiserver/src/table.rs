@@ -63,6 +63,7 @@ pub fn render(cell: &Cell, now: Time) -> Value {
     match cell {
         Cell::Value(v) => v.clone(),
         Cell::Age(t) => Value::String(age(*t, now)),
+        Cell::Span(seconds) => Value::String(human_duration(*seconds)),
         Cell::CountSince(n, None) => Value::String(n.to_string()),
         Cell::CountSince(n, Some(t)) => Value::String(format!("{n} ({} ago)", age(Some(*t), now))),
     }

@@ -76,6 +76,8 @@ pub struct Strategy<T> {
     /// The grace period of a delete in seconds, for kinds that end gracefully (pods): the object and the
     /// requested period.
     pub graceful_delete: Option<fn(&T, Option<i64>) -> i64>,
+    /// What a delete that does not say leaves alone what the object owns, as kinds from before garbage collection do.
+    pub orphans_by_default: bool,
     /// What a valid object is warned of, and the stored one where it replaces one.
     pub warnings: fn(&T, Option<&T>) -> Vec<String>,
 }
@@ -152,6 +154,8 @@ pub enum Cell {
     Age(Option<Timestamp>),
     /// A count with the time since it last rose: `3 (5m ago)`.
     CountSince(i64, Option<Timestamp>),
+    /// A span of time in seconds, as `5m30s`.
+    Span(i64),
 }
 
 impl Cell {
@@ -176,6 +180,7 @@ pub struct Info {
     pub create_on_update: bool,
     pub unconditional_update: bool,
     pub graceful: bool,
+    pub orphans_by_default: bool,
     pub subresources: Vec<SubresourceInfo>,
     pub selectable: Vec<&'static str>,
     pub columns: Vec<ColumnInfo>,

@@ -5,6 +5,7 @@
 //! A new kind is one new file and one line in [`ALL`].
 
 pub mod apps;
+pub mod batch;
 pub mod cluster_role;
 pub mod cluster_role_binding;
 pub mod component_status;
@@ -63,6 +64,8 @@ pub static ALL: &[&dyn AnyKind] = &[
     &apps::STATEFUL_SET,
     &apps::DAEMON_SET,
     &apps::CONTROLLER_REVISION,
+    &batch::JOB,
+    &batch::CRON_JOB,
     &service::SERVICE,
     &endpoints::ENDPOINTS,
     &config_map::CONFIG_MAP,

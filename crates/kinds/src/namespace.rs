@@ -54,6 +54,7 @@ pub static NAMESPACE: Registered<Namespace> = Registered::new(Kind {
         create_on_update: false,
         unconditional_update: true,
         graceful_delete: None,
+        orphans_by_default: false,
         warnings: crate::support::no_warnings,
     },
     subresources: SUBRESOURCES,

@@ -170,6 +170,7 @@ impl<T: Typed> Registered<T> {
             create_on_update: k.strategy.create_on_update,
             unconditional_update: k.strategy.unconditional_update,
             graceful: k.strategy.graceful_delete.is_some(),
+            orphans_by_default: k.strategy.orphans_by_default,
             subresources,
             selectable: k.selectable.iter().map(|s| s.path).collect(),
             columns: k

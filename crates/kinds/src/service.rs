@@ -95,6 +95,7 @@ pub static SERVICE: Registered<Service> = Registered::new(Kind {
         create_on_update: true,
         unconditional_update: true,
         graceful_delete: None,
+        orphans_by_default: false,
     },
     subresources: SUBRESOURCES,
     selectable: SELECTABLE,

@@ -25,6 +25,7 @@ macro_rules! spec_and_status {
             create_on_update: false,
             unconditional_update: true,
             graceful_delete: None,
+            orphans_by_default: false,
             warnings: $crate::support::no_warnings,
         }
     };
@@ -43,6 +44,7 @@ macro_rules! spec_and_status_no_generation {
             create_on_update: false,
             unconditional_update: true,
             graceful_delete: None,
+            orphans_by_default: false,
             warnings: $crate::support::no_warnings,
         }
     };
@@ -58,6 +60,7 @@ macro_rules! no_status {
             create_on_update: false,
             unconditional_update: true,
             graceful_delete: None,
+            orphans_by_default: false,
             warnings: $crate::support::no_warnings,
         }
     };

@@ -75,6 +75,7 @@ pub const fn plain<T>() -> Strategy<T> {
         create_on_update: false,
         unconditional_update: true,
         graceful_delete: None,
+        orphans_by_default: false,
         warnings: no_warnings,
     }
 }

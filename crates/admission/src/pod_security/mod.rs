@@ -7,6 +7,7 @@ use crate::request::typed;
 use crate::{Operation, Request, Validator};
 use checks::violations;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Namespace, Pod, PodSpec, PodTemplateSpec, ReplicationController};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kinds::Object;
@@ -29,7 +30,8 @@ fn handles(operation: Operation, group: &str, resource: &str, subresource: &str)
     match (group, resource) {
         ("", "pods") => matches!(subresource, "" | "ephemeralcontainers"),
         ("", "namespaces" | "replicationcontrollers")
-        | ("apps", "deployments" | "replicasets" | "statefulsets" | "daemonsets") => subresource.is_empty(),
+        | ("apps", "deployments" | "replicasets" | "statefulsets" | "daemonsets")
+        | ("batch", "jobs" | "cronjobs") => subresource.is_empty(),
         _ => false,
     }
 }
@@ -192,6 +194,10 @@ fn pod_of(object: &Object) -> Option<(&ObjectMeta, &PodSpec, bool)> {
         &d.spec.as_ref()?.template
     } else if let Some(s) = typed::<ReplicaSet>(object) {
         s.spec.as_ref()?.template.as_ref()?
+    } else if let Some(j) = typed::<Job>(object) {
+        &j.spec.as_ref()?.template
+    } else if let Some(c) = typed::<CronJob>(object) {
+        &c.spec.job_template.spec.as_ref()?.template
     } else {
         typed::<ReplicationController>(object)?.spec.as_ref()?.template.as_ref()?
     };

@@ -131,7 +131,7 @@ impl Call<'_> {
         let deletion = if namespace { begin_delete(&mut object, self.now)? } else { Deletion::Free };
         let step = match deletion {
             Deletion::Begun => {
-                set_finalizers(&mut object, &options);
+                set_finalizers(&mut object, &options, self.target.info.orphans_by_default);
                 Step::Mark { then_remove: false }
             }
             Deletion::Held => Step::Wait,
@@ -218,7 +218,7 @@ impl Call<'_> {
             return Ok(Step::Wait);
         }
         if !self.target.is("", "events") && !self.target.is("events.k8s.io", "events") {
-            set_finalizers(object, options);
+            set_finalizers(object, options, self.target.info.orphans_by_default);
         }
         let pending_finalizers = object.meta().finalizers.as_ref().is_some_and(|f| !f.is_empty());
         match graceful {
@@ -339,7 +339,7 @@ pub(super) fn mark_as_deleting(object: &mut Object, now: Time) {
 
 /// Sets or removes the finalizers that stand for the propagation policy
 /// (`deletionFinalizersForGarbageCollection`).
-fn set_finalizers(object: &mut Object, options: &DeleteOptions) {
+fn set_finalizers(object: &mut Object, options: &DeleteOptions, orphans_by_default: bool) {
     let meta = object.meta_mut();
     let has = |name: &str| meta.finalizers.iter().flatten().any(|f| f == name);
     let policy = options.propagation_policy.as_deref();
@@ -350,7 +350,8 @@ fn set_finalizers(object: &mut Object, options: &DeleteOptions) {
         (None, Some(_)) => (false, false),
         (None, None) => {
             let first = meta.finalizers.iter().flatten().find(|f| *f == ORPHAN || *f == FOREGROUND).cloned();
-            (first.as_deref() == Some(ORPHAN), first.as_deref() == Some(FOREGROUND))
+            let orphan = first.as_deref() == Some(ORPHAN) || first.is_none() && orphans_by_default;
+            (orphan, first.as_deref() == Some(FOREGROUND))
         }
     };
     if has(ORPHAN) == orphan && has(FOREGROUND) == foreground {

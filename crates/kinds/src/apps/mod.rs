@@ -7,7 +7,7 @@ mod deployment;
 mod replica_set;
 mod stateful_set;
 
-pub(crate) use common::{container_images, container_names};
+pub(crate) use common::{container_images, container_names, labels_match, selector_json};
 pub use controller_revision::CONTROLLER_REVISION;
 pub use daemon_set::DAEMON_SET;
 pub use deployment::DEPLOYMENT;

@@ -107,6 +107,7 @@ pub static POD: Registered<Pod> = Registered::new(Kind {
         prepare_create,
         prepare_update,
         graceful_delete: Some(grace_seconds),
+        orphans_by_default: false,
         ..spec_and_status!(Pod)
     },
     subresources: SUBRESOURCES,

@@ -69,6 +69,7 @@ pub static REPLICATION_CONTROLLER: Registered<ReplicationController> = Registere
     default,
     validate: Validate { create: validate, update: |new, _| validate(new) },
     strategy: crate::kind::Strategy {
+        orphans_by_default: true,
         warnings: |new, old| {
             let template = new.spec.as_ref().and_then(|s| s.template.as_ref());
             crate::warnings::pods::of_controller(&new.metadata, old.map(|o| &o.metadata), template, true)

@@ -2,6 +2,7 @@
 
 use super::{ip, node_label, node_selector_term, paths};
 use crate::strategy::semantic_eq;
+use k8s_openapi::api::batch::v1::JobSpec;
 use k8s_openapi::api::core::v1::{
     AppArmorProfile, Container, ContainerPort, PersistentVolumeClaimSpec, Pod, PodAffinityTerm, PodSpec,
     PodTemplateSpec, Volume, WeightedPodAffinityTerm,
@@ -68,15 +69,46 @@ pub fn of_controller(
         return Vec::new();
     }
     let mut out = Vec::new();
-    let wrong = rules::is_dns1123_label(meta.name.as_deref().unwrap_or(""));
-    if old.is_none() && names_pods && !wrong.is_empty() {
-        out.push(format!(
-            "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
-            wrong.join(" ")
-        ));
+    if old.is_none() && names_pods {
+        out.extend(name_of_pods(meta));
     }
     out.extend(template(&Path::new("spec.template"), pods));
     out
+}
+
+/// A job's specification at `path`, of a Job or a CronJob.
+pub fn of_job(
+    meta: &ObjectMeta,
+    old: Option<&ObjectMeta>,
+    path: &Path,
+    spec: Option<&JobSpec>,
+) -> Vec<String> {
+    if old.is_some_and(|old| old.generation == meta.generation) {
+        return Vec::new();
+    }
+    let mut out = Vec::new();
+    if old.is_none() {
+        out.extend(name_of_pods(meta));
+    }
+    let Some(spec) = spec else { return out };
+    if crate::batch::is_huge(spec) {
+        out.push(format!(
+            "{path}: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail"
+        ));
+    }
+    out.extend(template(&path.child("template"), Some(&spec.template)));
+    out
+}
+
+/// A name that pods cannot have as their host name.
+fn name_of_pods(meta: &ObjectMeta) -> Option<String> {
+    let wrong = rules::is_dns1123_label(meta.name.as_deref().unwrap_or(""));
+    (!wrong.is_empty()).then(|| {
+        format!(
+            "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
+            wrong.join(" ")
+        )
+    })
 }
 
 /// A claim's specification at `path`.
