@@ -530,9 +530,20 @@ fn merge(into: &mut Value, patch: &Value, strategic: bool) {
     }
     let Some(map) = into.as_object_mut() else { return };
     for (field, value) in patch {
+        if let Some(list) = field.strip_prefix("$deleteFromPrimitiveList/").filter(|_| strategic) {
+            if let (Some(Value::Array(list)), Value::Array(gone)) = (map.get_mut(list), value) {
+                list.retain(|v| !gone.contains(v));
+            }
+            continue;
+        }
         match (value, merge_key(field).filter(|_| strategic)) {
             (Value::Null, _) => {
                 map.remove(field);
+            }
+            (Value::Array(items), None) if strategic && field == "finalizers" => {
+                let list = map.entry(field.clone()).or_insert_with(|| json!([]));
+                let Some(list) = list.as_array_mut() else { continue };
+                list.extend(items.iter().filter(|i| !list.contains(i)).cloned().collect::<Vec<_>>());
             }
             (Value::Array(items), Some(by)) => {
                 let list = map.entry(field.clone()).or_insert_with(|| json!([]));

@@ -7,6 +7,7 @@
 mod children;
 pub mod clusterrole;
 pub mod controller;
+pub mod cronjob;
 pub mod daemonset;
 pub mod deployment;
 mod discovery;
@@ -14,6 +15,7 @@ pub mod disruption;
 pub mod endpoints;
 pub mod gc;
 mod history;
+pub mod job;
 pub mod metrics;
 pub mod namespace;
 pub mod node;
@@ -29,6 +31,7 @@ pub mod serviceaccount;
 mod sim;
 pub mod statefulset;
 mod template;
+pub mod ttlafterfinished;
 pub mod world;
 
 pub use controller::{Controller, Watches};
@@ -131,6 +134,10 @@ async fn run_all(client: Client, config: Config, shutdown: CancellationToken) {
         let ipam = node::NodeIpam { cluster, node_prefix: config.node_cidr_mask };
         tasks.spawn(shell("node-controller", "cidrAllocator").run(ipam, 1));
     }
+    tasks.spawn(own("job-controller").run(job::Jobs::default(), n));
+    tasks.spawn(own("job-controller").run(job::TrackedPods, 1));
+    tasks.spawn(own("cronjob-controller").run(cronjob::CronJobs::default(), n));
+    tasks.spawn(own("ttl-after-finished-controller").run(ttlafterfinished::TtlAfterFinished, 1));
     let disruption = || shell("disruption-controller", disruption::EVENTS_FROM);
     tasks.spawn(disruption().run(disruption::Disruptions, 1));
     tasks.spawn(disruption().run(disruption::StaleDisruptions, 1));

@@ -270,6 +270,11 @@ impl Op {
         Self::new::<K>(Key::of(object), Action::VerifyAlive { uid: uid(object.meta()) })
     }
 
+    /// Of the object that would be under this key.
+    pub fn verify_absent<K: Resource<DynamicType = ()>>(key: Key) -> Self {
+        Self::new::<K>(key, Action::VerifyAbsent)
+    }
+
     pub fn subresource(mut self, subresource: &'static str) -> Self {
         self.subresource = subresource;
         self

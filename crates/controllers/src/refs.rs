@@ -50,8 +50,42 @@ where
     claim_where(owner, |m| matches(selector, m), objects)
 }
 
+/// [`claim`], where what is adopted gets a finalizer too, and loses it when it is released.
+pub fn claim_finalized<O, K>(
+    owner: &O,
+    selector: &LabelSelector,
+    objects: Vec<Arc<K>>,
+    finalizer: &'static str,
+) -> Claim<K>
+where
+    O: Resource<DynamicType = ()>,
+    K: Resource<DynamicType = ()> + Clone,
+{
+    let mut claim = claim_with(owner, |m| matches(selector, m), objects, Some(finalizer));
+    for object in &mut claim.claimed {
+        let has = object.meta().finalizers.iter().flatten().any(|f| f == finalizer);
+        if controller_of(object.meta()).is_none() && !has {
+            Arc::make_mut(object).meta_mut().finalizers.get_or_insert_default().push(finalizer.into());
+        }
+    }
+    claim
+}
+
 /// [`claim`], where more than labels says what belongs.
 pub fn claim_where<O, K>(owner: &O, selected: impl Fn(&ObjectMeta) -> bool, objects: Vec<Arc<K>>) -> Claim<K>
+where
+    O: Resource<DynamicType = ()>,
+    K: Resource<DynamicType = ()>,
+{
+    claim_with(owner, selected, objects, None)
+}
+
+fn claim_with<O, K>(
+    owner: &O,
+    selected: impl Fn(&ObjectMeta) -> bool,
+    objects: Vec<Arc<K>>,
+    finalizer: Option<&'static str>,
+) -> Claim<K>
 where
     O: Resource<DynamicType = ()>,
     K: Resource<DynamicType = ()>,
@@ -68,10 +102,13 @@ where
             Some(_) if selected => claim.claimed.push(object),
             Some(_) if going => {}
             Some(_) => {
-                let patch = json!({"metadata": {
+                let mut patch = json!({"metadata": {
                     "uid": m.uid,
                     "ownerReferences": [{"$patch": "delete", "uid": me.uid}],
                 }});
+                if let Some(finalizer) = finalizer {
+                    patch["metadata"]["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
+                }
                 let op = Op::strategic_patch(&*object, &patch).tolerating(&[NOT_FOUND, INVALID]);
                 claim.ops.push(op);
             }
@@ -82,7 +119,11 @@ where
                     claim.ops.push(Op::verify_alive(owner));
                     checked = true;
                 }
-                let patch = json!({"metadata": {"uid": m.uid, "ownerReferences": [controller_ref(owner)]}});
+                let mut patch =
+                    json!({"metadata": {"uid": m.uid, "ownerReferences": [controller_ref(owner)]}});
+                if let Some(finalizer) = finalizer {
+                    patch["metadata"]["finalizers"] = json!([finalizer]);
+                }
                 claim.ops.push(Op::strategic_patch(&*object, &patch));
                 claim.claimed.push(object);
             }

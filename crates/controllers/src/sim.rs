@@ -31,6 +31,8 @@ pub(crate) const KINDS: &[(&str, &str, &str, bool)] = &[
     ("apps/v1", "StatefulSet", "statefulsets", true),
     ("apps/v1", "ControllerRevision", "controllerrevisions", true),
     ("v1", "PersistentVolumeClaim", "persistentvolumeclaims", true),
+    ("batch/v1", "Job", "jobs", true),
+    ("batch/v1", "CronJob", "cronjobs", true),
     ("coordination.k8s.io/v1", "Lease", "leases", true),
     ("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", true),
     ("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", false),
@@ -242,8 +244,13 @@ impl Sim {
     fn moving_pods(&self) -> Vec<Value> {
         let mut pods = self.api.list("pods");
         pods.retain(|p| {
-            let failing = p["spec"]["containers"][0]["image"] == "broken";
-            p["metadata"].get("deletionTimestamp").is_some() || p.get("status").is_none() && !failing
+            let ended = matches!(p["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
+            if p["metadata"].get("deletionTimestamp").is_some() {
+                return !is_held(p) || !ended;
+            }
+            let failing = image(p) == "broken";
+            p.get("status").is_none() && !failing
+                || !ended && p.get("status").is_some() && exit_code(p).is_some()
         });
         pods
     }
@@ -253,8 +260,20 @@ impl Sim {
             pod["metadata"]["namespace"].as_str().unwrap_or("").to_owned(),
             pod["metadata"]["name"].as_str().unwrap().to_owned(),
         );
-        if pod["metadata"].get("deletionTimestamp").is_some() {
+        let deleted = pod["metadata"].get("deletionTimestamp").is_some();
+        if deleted && !is_held(&pod) {
             return self.api.remove("pods", &key.0, &key.1);
+        }
+        if deleted {
+            // Somebody's finalizer keeps what is left of it.
+            pod["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+        }
+        if let Some(code) =
+            exit_code(&pod).or(deleted.then_some(137)).filter(|_| pod.get("status").is_some() || deleted)
+        {
+            pod["status"] = self.ended(code);
+            self.api.put(pod);
+            return;
         }
         let since = self.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         let pinned = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution\
@@ -265,6 +284,35 @@ impl Sim {
             "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": since}],
         });
         self.api.put(pod);
+    }
+
+    fn ended(&self, code: i64) -> Value {
+        let at = self.now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        json!({
+            "phase": if code == 0 { "Succeeded" } else { "Failed" },
+            "conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": at}],
+            "containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"terminated": {"exitCode": code, "finishedAt": at}}}],
+        })
+    }
+}
+
+fn image(pod: &Value) -> &str {
+    pod["spec"]["containers"][0]["image"].as_str().unwrap_or("")
+}
+
+fn is_held(pod: &Value) -> bool {
+    pod["metadata"]["finalizers"].as_array().is_some_and(|f| !f.is_empty())
+}
+
+/// How a pod ends by itself, which its image tells; None where it runs on.
+fn exit_code(pod: &Value) -> Option<i64> {
+    let index = pod["metadata"]["labels"][crate::job::INDEX].as_str().and_then(|i| i.parse::<i64>().ok());
+    match image(pod) {
+        "succeeds" => Some(0),
+        "fails" => Some(1),
+        "fails-if-odd" => Some(index.unwrap_or(0) % 2),
+        _ => None,
     }
 }
 

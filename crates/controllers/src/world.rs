@@ -4,10 +4,12 @@ use crate::plan::Target;
 use crate::protection::claims_of;
 use client::{Informer, Informers, Key, Options};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    Affinity, ConfigMap, Endpoints, Namespace, Node, NodeAffinity, PersistentVolume, PersistentVolumeClaim,
-    Pod, ReplicationController, ResourceQuota, Service, ServiceAccount, Volume,
+    Affinity, ConfigMap, ContainerState, ContainerStateTerminated, Endpoints, Namespace, Node, NodeAffinity,
+    PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Service,
+    ServiceAccount, Volume,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -79,6 +81,8 @@ world! {
     daemon_sets: DaemonSet = Options::all();
     stateful_sets: StatefulSet = Options::all();
     controller_revisions: ControllerRevision = Options::all().index(BY_CONTROLLER, controller_of);
+    jobs: Job = Options::all().index(BY_CONTROLLER, controller_of);
+    cron_jobs: CronJob = Options::all();
     budgets: PodDisruptionBudget = Options::all();
     claims: PersistentVolumeClaim = Options::all();
     volumes: PersistentVolume = Options::all();
@@ -104,6 +108,7 @@ impl World {
         self.pods.add_index(BY_CLAIM, claims_of);
         self.replica_sets.add_index(BY_CONTROLLER, controller_of);
         self.controller_revisions.add_index(BY_CONTROLLER, controller_of);
+        self.jobs.add_index(BY_CONTROLLER, controller_of);
         self.endpoint_slices.add_index(BY_SERVICE, service_of);
     }
 }
@@ -127,10 +132,18 @@ fn service_of(slice: &EndpointSlice) -> Vec<String> {
     service.map(|s| format!("{}/{s}", m.namespace.as_deref().unwrap_or(""))).into_iter().collect()
 }
 
+/// Of pods.
+const KEPT_ANNOTATIONS: [&str; 4] = [
+    "controller.kubernetes.io/pod-deletion-cost",
+    crate::job::INDEX,
+    crate::job::INDEX_FAILURES,
+    crate::job::IGNORED_INDEX_FAILURES,
+];
+
 /// Pods are patched and deleted here, never replaced: what no controller reads is not kept.
 fn trim_pod(pod: &mut Pod) {
     if let Some(a) = &mut pod.metadata.annotations {
-        a.retain(|k, _| k == "controller.kubernetes.io/pod-deletion-cost");
+        a.retain(|k, _| KEPT_ANNOTATIONS.contains(&k.as_str()));
     }
     if let Some(spec) = &mut pod.spec {
         for c in spec.containers.iter_mut().chain(spec.init_containers.iter_mut().flatten()) {
@@ -171,11 +184,22 @@ fn trim_pod(pod: &mut Pod) {
                 name: std::mem::take(&mut c.name),
                 restart_count: c.restart_count,
                 resources: c.resources.take(),
+                state: c.state.take().and_then(ended),
                 ..Default::default()
             };
             *c = kept;
         }
     }
+}
+
+/// How and when a container ended; None where it has not.
+fn ended(state: ContainerState) -> Option<ContainerState> {
+    let terminated = state.terminated.map(|t| ContainerStateTerminated {
+        exit_code: t.exit_code,
+        finished_at: t.finished_at,
+        ..Default::default()
+    });
+    terminated.map(|t| ContainerState { terminated: Some(t), ..Default::default() })
 }
 
 /// Which nodes a pod is meant for: a daemon's pod that waits for the scheduler says so here.

@@ -1,4 +1,4 @@
-//! DaemonSets, StatefulSets and quotas, with real containers and the real kubectl: rolled out, back and away.
+//! DaemonSets, StatefulSets, Jobs, disruption budgets and quotas, with real containers and the real kubectl: rolled out, back and away.
 
 use std::time::Duration;
 use testkit::{Cluster, Kubectl, network, until};
@@ -62,6 +62,8 @@ fn daemons_members_and_quotas_do_what_a_user_expects() {
     k.apply(&APPS.replace("IMAGE", IMAGE));
     daemons(&k);
     members(&k);
+    budget(&k);
+    jobs(&k);
     quota(&k);
     k.run("delete daemonset/agent statefulset/db --timeout=60s").ok();
     k.run("wait --for=delete pod -l app --timeout=60s").ok();
@@ -127,6 +129,74 @@ fn members(k: &Kubectl) {
     k.run("scale statefulset/db --replicas=1").ok();
     until_field(k, "pods -l app=db", names, "db-0");
     until_field(k, "statefulset/db", ".status.replicas", "1");
+}
+
+/// An eviction that is refused as long as too few members would be left.
+fn budget(k: &Kubectl) {
+    k.run("create poddisruptionbudget keep --selector=app=db --min-available=1").ok();
+    let counts =
+        ".status.currentHealthy}/{.status.desiredHealthy}/{.status.expectedPods}/{.status.disruptionsAllowed";
+    until_field(k, "pdb/keep", counts, "1/1/1/0");
+    let evict = || {
+        let eviction = r#"{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "db-0", "namespace": "default"}}"#;
+        k.feed("create --raw /api/v1/namespaces/default/pods/db-0/eviction -f -", eviction)
+    };
+    let refused = evict().refused();
+    assert!(
+        refused.contains("Cannot evict pod as it would violate the pod's disruption budget."),
+        "{refused}"
+    );
+    k.run("scale statefulset/db --replicas=2").ok();
+    until_field(k, "pdb/keep", counts, "2/1/2/1");
+    let uid = field(k, "pod/db-0", ".metadata.uid");
+    evict().ok();
+    until("db-0 anew", SOON, || {
+        let seen = k.run("get pod/db-0 -o jsonpath={.metadata.uid}");
+        if seen.success && seen.stdout != uid { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
+    until_field(k, "pdb/keep", counts, "2/1/2/1");
+    k.run("delete pdb/keep").ok();
+}
+
+const PARTS: &str = r#"
+apiVersion: batch/v1
+kind: Job
+metadata: {name: parts}
+spec:
+  completions: 3
+  parallelism: 3
+  completionMode: Indexed
+  backoffLimitPerIndex: 0
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: c, image: IMAGE, command: [sh, -c, 'test $JOB_COMPLETION_INDEX != 1']}]
+"#;
+
+/// Work that ends: once, in parts of which one fails, and by a schedule's template.
+fn jobs(k: &Kubectl) {
+    k.run(&format!("create job once --image={IMAGE} -- busybox echo done")).ok();
+    k.run("wait --for=condition=complete job/once --timeout=60s").ok();
+    assert_eq!(k.run("logs job/once").ok(), "done\n");
+    assert_eq!(field(k, "job/once", ".status.succeeded}{.status.uncountedTerminatedPods"), "1{}");
+    let row = k.run("get job/once --no-headers").ok();
+    assert_eq!(row.split_whitespace().take(3).collect::<Vec<_>>(), ["once", "Complete", "1/1"]);
+    assert_eq!(field(k, "pods -l job-name=once", ".items[*].metadata.finalizers"), "");
+
+    k.apply(&PARTS.replace("IMAGE", IMAGE));
+    k.run("wait --for=condition=failed job/parts --timeout=60s").ok();
+    let indexes = ".status.completedIndexes} {.status.failedIndexes} {.status.conditions[-1:].reason";
+    assert_eq!(field(k, "job/parts", indexes), "0,2 1 FailedIndexes");
+
+    let never = "--schedule='0 0 29 2 *'";
+    k.run(&format!("create cronjob leap --image={IMAGE} {never} -- busybox echo leap")).ok();
+    k.run("create job now --from=cronjob/leap").ok();
+    k.run("wait --for=condition=complete job/now --timeout=60s").ok();
+    assert_eq!(k.run("logs job/now").ok(), "leap\n");
+    k.run("delete cronjob/leap job/once job/parts --timeout=60s").ok();
+    // its owner's deletion takes it along
+    k.run("wait --for=delete job/now --timeout=60s").ok();
+    k.run("wait --for=delete pod -l batch.kubernetes.io/job-name --timeout=60s").ok();
 }
 
 /// What is used, what is refused, and what is free again at once.

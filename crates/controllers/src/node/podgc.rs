@@ -3,7 +3,7 @@
 
 use super::{OUT_OF_SERVICE, is_ready, set_pod_status};
 use crate::controller::{Controller, Watches};
-use crate::plan::{Action, NOT_FOUND, Op, Plan, Target};
+use crate::plan::{Action, NOT_FOUND, Op, Plan};
 use crate::pods;
 use crate::world::{BY_NODE, World};
 use client::{Delta, Key};
@@ -92,15 +92,7 @@ impl PodGc {
             plan.wake(since + QUARANTINE);
             return plan;
         }
-        plan.op(Op {
-            target: Target::of::<Node>(),
-            key: key.clone(),
-            subresource: "",
-            action: Action::VerifyAbsent,
-            then: None,
-            otherwise: Vec::new(),
-            tolerate: &[],
-        });
+        plan.op(Op::verify_absent::<Node>(key.clone()));
         for pod in pods {
             let why = ("DeletionByPodGC", "PodGC: node no longer exists");
             let phase = (!pods::is_terminal(&pod)).then_some("Failed");
