@@ -10,6 +10,7 @@ pub mod resource_cache;
 pub mod ring;
 pub mod selector;
 pub mod watchers;
+mod waves;
 
 pub use entry::{Attrs, Entry, EventType};
 pub use pages::{ListPage, ListRequest, When};

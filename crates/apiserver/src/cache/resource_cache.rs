@@ -3,7 +3,8 @@
 use super::entry::{Attrs, Entry, EventType};
 use super::ring::{Event, Ring};
 use super::selector::{FieldRef, Selector};
-use super::watchers::{Delivery, Watcher, Watchers, wake_all};
+use super::watchers::{Delivery, Watcher, Watchers};
+use super::waves::Waves;
 use super::{REGISTRY, pages::Snapshots};
 use kinds::{AnyKind, Scope};
 use meta::ApiError;
@@ -29,6 +30,7 @@ pub struct ResourceCache {
     pub prefix: String,
     // Lock order: watchers, then state.
     watchers: Mutex<Watchers>,
+    waves: Waves,
     state: RwLock<State>,
     pub(super) snapshots: Mutex<Snapshots>,
 }
@@ -64,6 +66,7 @@ impl ResourceCache {
             kind,
             prefix: format!("{REGISTRY}{}/", kind.info().storage),
             watchers: Mutex::default(),
+            waves: Waves::default(),
             state: RwLock::new(State {
                 map: Map::new_sync(),
                 revision: Revision(0),
@@ -185,7 +188,7 @@ impl ResourceCache {
             watchers.dispatch(&event, &mut wake);
         }
         drop(watchers);
-        wake_all(&mut wake);
+        self.waves.wake(wake);
     }
 
     /// Registers a watcher. `current`: the cache's revision, loaded before.

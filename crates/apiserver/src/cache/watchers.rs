@@ -29,7 +29,7 @@ pub struct Watcher {
     queue: Mutex<VecDeque<Delivery>>,
     waker: AtomicWaker,
     closed: AtomicBool,
-    /// In the wake list of the batch under way.
+    /// Noted to be woken.
     woken: AtomicBool,
 }
 
@@ -73,7 +73,7 @@ impl Watcher {
     }
 
     /// Takes what is there, up to `max`; registers for a wake-up first, so that nothing is missed.
-    pub fn take(&self, cx: &mut std::task::Context<'_>, max: usize, out: &mut Vec<Delivery>) {
+    pub fn take(&self, cx: &mut std::task::Context<'_>, max: usize, out: &mut impl Extend<Delivery>) {
         self.waker.register(cx.waker());
         let mut queue = self.queue.lock();
         let n = queue.len().min(max);
@@ -81,6 +81,12 @@ impl Watcher {
         if queue.is_empty() && queue.capacity() > 64 {
             queue.shrink_to(0);
         }
+    }
+
+    /// Has it look at its queue, where [`Watchers::dispatch`] noted it.
+    pub fn wake(&self) {
+        self.woken.store(false, Ordering::Release);
+        self.waker.wake();
     }
 
     pub fn is_closed(&self) -> bool {
@@ -242,13 +248,5 @@ impl Watchers {
             w.close();
         }
         self.count = 0;
-    }
-}
-
-/// Wakes the watchers of a batch, once each.
-pub fn wake_all(wake: &mut Vec<Arc<Watcher>>) {
-    for w in wake.drain(..) {
-        w.woken.store(false, Ordering::Release);
-        w.waker.wake();
     }
 }

@@ -12,6 +12,7 @@ use http_body::{Body as HttpBody, Frame};
 use http_body_util::BodyExt;
 use meta::{ApiError, Time};
 use rand::Rng;
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -208,7 +209,7 @@ struct WatchBody {
     initial: std::vec::IntoIter<Arc<Entry>>,
     ends_initial: bool,
     renderer: Renderer,
-    taken: std::vec::IntoIter<Delivery>,
+    taken: VecDeque<Delivery>,
     bookmarks: bool,
     /// Of the last event or bookmark.
     sent: Revision,
@@ -236,7 +237,7 @@ impl WatchBody {
             initial,
             ends_initial,
             renderer,
-            taken: Vec::new().into_iter(),
+            taken: VecDeque::new(),
             bookmarks,
             deadline,
             timer,
@@ -263,9 +264,9 @@ impl WatchBody {
 
     /// Frames of what was taken; a single ready frame is not copied.
     fn chunk(&mut self) -> Option<Bytes> {
-        let first = self.taken.next()?;
+        let first = self.taken.pop_front()?;
         self.sent = self.sent.max(first.entry.revision);
-        if self.taken.len() == 0 && self.renderer.is_ready_made() {
+        if self.taken.is_empty() && self.renderer.is_ready_made() {
             return Some(first.entry.frame(first.ty));
         }
         let mut out = BytesMut::with_capacity(
@@ -273,17 +274,11 @@ impl WatchBody {
         );
         self.renderer.put(first.ty, &first.entry, &mut out);
         while out.len() < CHUNK_BYTES {
-            let Some(next) = self.taken.next() else { break };
+            let Some(next) = self.taken.pop_front() else { break };
             self.sent = self.sent.max(next.entry.revision);
             self.renderer.put(next.ty, &next.entry, &mut out);
         }
         Some(out.freeze())
-    }
-
-    fn take(&mut self, cx: &mut Context<'_>) {
-        let mut taken = Vec::new();
-        self.subscription.watcher.take(cx, TAKE_EVENTS, &mut taken);
-        self.taken = taken.into_iter();
     }
 }
 
@@ -315,8 +310,8 @@ impl HttpBody for WatchBody {
             }
             // Before the queue is looked at: what was applied up to here is in the queue.
             let applied = this.cache.revision();
-            this.take(cx);
-            if this.taken.len() > 0 {
+            this.subscription.watcher.take(cx, TAKE_EVENTS, &mut this.taken);
+            if !this.taken.is_empty() {
                 continue;
             }
             if this.subscription.watcher.is_closed() {
