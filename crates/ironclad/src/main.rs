@@ -18,6 +18,9 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Huge pages keep whole 2 MiB of a heap resident whose live objects fill a third of that. A kernel that
+    // cannot say no costs memory and nothing else (docs/decisions/002-allocator.md).
+    let _ = nix::sys::prctl::set_thp_disable(true);
     let cli = cli::Cli::parse_from(cli::arguments(std::env::args_os()));
     cli::start_logging(&cli.log);
     match cli.run() {

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::prctl;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -146,6 +147,7 @@ pub(super) fn spawn(layout: &Layout) -> Result<Handle, SupervisorError> {
         command.process_group(0);
         command
     };
+    let _inherited = OrdinaryMemory::begin();
     let child = command
         .arg("--config")
         .arg(layout.config())
@@ -165,6 +167,28 @@ pub(super) fn spawn(layout: &Layout) -> Result<Handle, SupervisorError> {
     let pidfd =
         pidfd_open(pid, PidfdFlags::empty()).map_err(|e| io("watch", Path::new("containerd"), e.into()))?;
     Ok(Handle { pid, child: Some(child), pidfd })
+}
+
+/// While it lives, transparent huge pages are as the machine has them: whoever starts this process may have
+/// turned them off for itself, and a child would hand that on to every container (prctl(2),
+/// `PR_SET_THP_DISABLE`).
+struct OrdinaryMemory {
+    were_off: bool,
+}
+
+impl OrdinaryMemory {
+    fn begin() -> Self {
+        let were_off = prctl::get_thp_disable().unwrap_or(false) && prctl::set_thp_disable(false).is_ok();
+        Self { were_off }
+    }
+}
+
+impl Drop for OrdinaryMemory {
+    fn drop(&mut self) {
+        if self.were_off {
+            let _ = prctl::set_thp_disable(true);
+        }
+    }
 }
 
 /// Starts containerd again whenever it ends. Runs until it is dropped.
