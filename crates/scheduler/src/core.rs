@@ -1,9 +1,9 @@
 //! The scheduler's state and its steps: what it hears of the cluster, and what is to be done next. Pure.
 
-use crate::cycle::{Placement, Profile, Turn, schedule};
-use crate::framework::Event;
+use crate::cycle::{Placement, Profile, Turn, schedule_probed};
+use crate::framework::{Event, Point, Probe, Status};
 use crate::pod::PodInfo;
-use crate::preemption::Candidate;
+use crate::preemption::Room;
 use crate::queue::{Failure, Queue};
 use crate::snapshot::Snapshot;
 use crate::volumes::Reservation;
@@ -12,7 +12,7 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, 
 use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSIStorageCapacity, StorageClass, VolumeAttachment};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub struct Core {
     pub profile: Profile,
@@ -33,7 +33,9 @@ pub struct Explanation {
     pub pod: Arc<PodInfo>,
     pub message: String,
     /// Room that can be made for it.
-    pub preemption: Option<Candidate>,
+    pub room: Room,
+    /// Whether room was looked for.
+    pub tried_preemption: bool,
 }
 
 fn is_over(pod: &Pod) -> bool {
@@ -192,26 +194,35 @@ impl Core {
 
     /// Decides about the next pod; None where none is to be tried now. `dice` chooses among equals.
     pub fn next(&mut self, dice: u64, now: Instant) -> Option<Step> {
+        self.next_probed(dice, now, &mut ())
+    }
+
+    /// As [`next`](Self::next); `probe` hears of the extension points.
+    pub fn next_probed(&mut self, dice: u64, now: Instant, probe: &mut dyn Probe) -> Option<Step> {
         let pod = self.queue.pop(&self.profile, now)?;
         let nodes = self.snapshot.node_count();
         let turn = Turn { start: self.start % nodes.max(1), dice };
-        let error = match schedule(&self.profile, &self.snapshot, &pod, turn) {
+        let error = match schedule_probed(&self.profile, &self.snapshot, &pod, turn, probe) {
             Ok(placement) => {
                 self.start = (self.start + placement.evaluated) % nodes.max(1);
+                probe.begins();
                 let reservation = self.profile.reserve(&pod, &self.snapshot, &placement.node);
                 self.snapshot.volumes.assume(&reservation);
                 self.snapshot.assume(pod.clone(), &placement.node);
+                probe.ends(Point::Reserve, Status::Success);
                 return Some(Step::Bind { pod, placement, reservation });
             }
             Err(error) => *error,
         };
-        match &error.preemption {
-            Some(candidate) => self.snapshot.nominate(pod.clone(), &candidate.node),
-            None => drop(self.snapshot.denominate(&pod.key)),
+        match &error.room {
+            Room::Made(candidate) => self.snapshot.nominate(pod.clone(), &candidate.node),
+            Room::NotSought => {}
+            Room::None => drop(self.snapshot.denominate(&pod.key)),
         }
         let message = error.message();
+        let tried_preemption = error.all_nodes > 0 && error.pre_filter.is_none();
         self.queue.failed(&pod.key, &pod.uid, Failure::Unschedulable(error.plugins), now);
-        Some(Step::Explain(Explanation { pod, message, preemption: error.preemption }))
+        Some(Step::Explain(Explanation { pod, message, room: error.room, tried_preemption }))
     }
 
     /// The API server has been told why the pod was refused.
@@ -219,9 +230,12 @@ impl Core {
         self.queue.explained(&pod.key, &pod.uid);
     }
 
-    /// The API server has the binding.
-    pub fn bound(&mut self, pod: &PodInfo) {
+    /// The API server has the binding. How often the pod was tried, and how long it waited; None where it was
+    /// seen on its node before.
+    pub fn bound(&mut self, pod: &PodInfo, now: Instant) -> Option<(u32, Duration)> {
+        let waited = self.queue.waited(&pod.key, &pod.uid, now);
         self.queue.remove(&pod.key);
+        waited
     }
 
     /// The API server refused the binding, or one of the writes before it; `gone`: because there is no such pod.
@@ -289,7 +303,7 @@ mod tests {
             "q: 0/1 nodes are available: 1 Insufficient cpu. no new claims to deallocate, preemption:"
         ));
         assert_eq!(next(&mut c, t), "nothing");
-        c.bound(&p);
+        assert_eq!(c.bound(&p, t).map(|(attempts, _)| attempts), Some(2));
         let bound =
             pod("p", json!({"nodeName": "a", "containers": [{"resources": {"requests": {"cpu": "3"}}}]}));
         c.on_pod(&p.key, Some(bound.pod.clone()), t);
@@ -340,7 +354,20 @@ mod tests {
         let Some(Step::Explain(e)) = c.next(0, t) else { panic!("there is no room yet") };
         c.explained(&e.pod);
         assert_eq!(e.message, "0/1 nodes are available: 1 Insufficient cpu.");
-        assert_eq!(e.preemption.unwrap().victims[0].key, victim.key);
+        let Room::Made(candidate) = e.room else { panic!("{}", e.message) };
+        assert_eq!(candidate.victims[0].key, victim.key);
+        // while the victim takes its time, it is asked again, and the room stays its own
+        let mut leaving = (*victim.pod).clone();
+        leaving.metadata.deletion_timestamp = serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        leaving.status = serde_json::from_value(json!({"conditions":
+            [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]}))
+        .unwrap();
+        c.on_pod(&victim.key, Some(Arc::new(leaving)), t);
+        let other = pod("o", json!({"nodeName": "a", "containers": []}));
+        c.on_pod(&other.key, Some(other.pod.clone()), t);
+        c.on_pod(&other.key, None, t);
+        let t = t + crate::queue::BACKOFF_MAX;
+        assert!(next(&mut c, t).contains("terminating pod on the nominated node"));
         c.on_pod(&victim.key, None, t);
         // a less important pod does not take the room
         let lesser = pod("z", asks("3"));

@@ -1,9 +1,11 @@
 //! One decision: where a pod goes, or why it goes nowhere.
 
-use crate::framework::{Filter, MAX_NODE_SCORE, Plugin, PreFilter, Refusal, Verdict};
+use crate::framework::{
+    Filter, MAX_NODE_SCORE, Plugin, Point, PreFilter, Probe, Refusal, Scorer, Status, Verdict,
+};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
-use crate::preemption;
+use crate::preemption::{self, Room};
 use crate::snapshot::Snapshot;
 use crate::volumes::Reservation;
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,7 +92,7 @@ pub struct FitError {
     /// Who refused: what they wait for wakes the pod.
     pub plugins: BTreeSet<&'static str>,
     /// Room that preemption can make.
-    pub preemption: Option<preemption::Candidate>,
+    pub room: Room,
 }
 
 impl FitError {
@@ -211,26 +213,44 @@ pub fn schedule(
     pod: &PodInfo,
     turn: Turn,
 ) -> Result<Placement, Box<FitError>> {
+    schedule_probed(profile, cluster, pod, turn, &mut ())
+}
+
+/// As [`schedule`]; `probe` hears of the extension points.
+pub fn schedule_probed(
+    profile: &Profile,
+    cluster: &Snapshot,
+    pod: &PodInfo,
+    turn: Turn,
+    probe: &mut dyn Probe,
+) -> Result<Placement, Box<FitError>> {
     let all = cluster.node_count();
     let mut error = Box::new(FitError { all_nodes: all, ..Default::default() });
     if all == 0 {
         return Err(error);
     }
+    probe.begins();
     let (filters, only, restricting) = match prepare(profile, cluster, pod) {
-        Prepared::Run(filters, only, restricting) => (filters, only, restricting),
+        Prepared::Run(filters, only, restricting) => {
+            probe.ends(Point::PreFilter, Status::Success);
+            (filters, only, restricting)
+        }
         Prepared::Refused(plugin, refusal) => {
+            probe.ends(Point::PreFilter, Status::UnschedulableAndUnresolvable);
             error.plugins.insert(plugin);
             error.pre_filter = Some(refusal.reasons.join(", "));
             error.post_filter = Some(no_help(&preemption::not_helpful(all)));
             return Err(error);
         }
     };
+    probe.begins();
     // where an earlier attempt made room, the pod goes there if it can
     if let Some(name) = cluster.nominated_node(pod)
         && let Some(node) = cluster.node(name)
         && only.as_ref().is_none_or(|o| o.contains(name))
         && filters.filter_with_nominated(node, pod, cluster).is_ok()
     {
+        probe.ends(Point::Filter, Status::Success);
         return Ok(Placement { node: name.to_owned(), evaluated: 0, feasible: 1 });
     }
 
@@ -271,6 +291,7 @@ pub fn schedule(
             }
         }
     }
+    probe.ends(Point::Filter, Status::Success);
     if feasible.is_empty() {
         if only.is_some() {
             let by = restricting.iter().copied().collect::<Vec<_>>().join(" ");
@@ -281,15 +302,23 @@ pub fn schedule(
             }
         }
         error.nodes = refused;
+        probe.begins();
         match preemption::evaluate(cluster, pod, &filters, &error.nodes) {
-            Ok(candidate) => error.preemption = Some(candidate),
-            Err(why) => error.post_filter = Some(no_help(&why)),
+            Ok(candidate) => {
+                probe.ends(Point::PostFilter, Status::Success);
+                error.room = Room::Made(candidate);
+            }
+            Err(none) => {
+                probe.ends(Point::PostFilter, Status::Unschedulable);
+                error.post_filter = Some(no_help(&none.why));
+                error.room = none.room;
+            }
         }
         return Err(error);
     }
     let node = match feasible.as_slice() {
         [only] => only.name.clone(),
-        many => best(profile, cluster, pod, many, turn.dice),
+        many => best(profile, cluster, pod, many, turn.dice, probe),
     };
     Ok(Placement { node, evaluated, feasible: feasible.len() })
 }
@@ -301,10 +330,25 @@ fn no_help(preemption: &str) -> String {
 }
 
 /// The node with the highest sum of weighted scores.
-fn best(profile: &Profile, cluster: &Snapshot, pod: &PodInfo, feasible: &[&NodeInfo], dice: u64) -> String {
+fn best(
+    profile: &Profile,
+    cluster: &Snapshot,
+    pod: &PodInfo,
+    feasible: &[&NodeInfo],
+    dice: u64,
+    probe: &mut dyn Probe,
+) -> String {
+    probe.begins();
+    let scorers: Vec<(&dyn Plugin, i64, Box<dyn Scorer + '_>)> = profile
+        .plugins
+        .iter()
+        .filter(|(_, weight)| *weight > 0)
+        .filter_map(|(plugin, weight)| Some((&**plugin, *weight, plugin.pre_score(pod, cluster, feasible)?)))
+        .collect();
+    probe.ends(Point::PreScore, Status::Success);
+    probe.begins();
     let mut totals = vec![0i64; feasible.len()];
-    for (plugin, weight) in profile.plugins.iter().filter(|(_, weight)| *weight > 0) {
-        let Some(scorer) = plugin.pre_score(pod, cluster, feasible) else { continue };
+    for (plugin, weight, scorer) in scorers {
         let mut scores: Vec<i64> = feasible.iter().map(|n| scorer.score(n)).collect();
         scorer.normalize(&mut scores, feasible);
         for (total, score) in totals.iter_mut().zip(scores) {
@@ -312,6 +356,7 @@ fn best(profile: &Profile, cluster: &Snapshot, pod: &PodInfo, feasible: &[&NodeI
             *total += weight * score;
         }
     }
+    probe.ends(Point::Score, Status::Success);
     let top = totals.iter().copied().max().unwrap_or(0);
     let ties: Vec<&NodeInfo> =
         feasible.iter().zip(&totals).filter(|(_, t)| **t == top).map(|(n, _)| *n).collect();

@@ -93,6 +93,61 @@ pub fn default_normalize(scores: &mut [i64], reverse: bool) {
     }
 }
 
+/// An extension point of which the time is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    PreFilter,
+    Filter,
+    PostFilter,
+    PreScore,
+    Score,
+    Reserve,
+    PreBind,
+    Bind,
+}
+
+impl Point {
+    /// Each at the place of its number, with upstream's name.
+    pub const ALL: [(Self, &'static str); 8] = [
+        (Self::PreFilter, "PreFilter"),
+        (Self::Filter, "Filter"),
+        (Self::PostFilter, "PostFilter"),
+        (Self::PreScore, "PreScore"),
+        (Self::Score, "Score"),
+        (Self::Reserve, "Reserve"),
+        (Self::PreBind, "PreBind"),
+        (Self::Bind, "Bind"),
+    ];
+}
+
+/// What an extension point came to, over all its plugins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    Success,
+    Unschedulable,
+    UnschedulableAndUnresolvable,
+    Error,
+}
+
+impl Status {
+    /// Each at the place of its number, with upstream's name.
+    pub const ALL: [(Self, &'static str); 4] = [
+        (Self::Success, "Success"),
+        (Self::Unschedulable, "Unschedulable"),
+        (Self::UnschedulableAndUnresolvable, "UnschedulableAndUnresolvable"),
+        (Self::Error, "Error"),
+    ];
+}
+
+/// Hears of extension points as they run. A decision has no clock: whoever wants to know how long they take
+/// has one here.
+pub trait Probe {
+    fn begins(&mut self) {}
+    fn ends(&mut self, _point: Point, _status: Status) {}
+}
+
+impl Probe for () {}
+
 /// A change in the cluster that could let a waiting pod be scheduled.
 #[derive(Clone, Copy)]
 pub enum Event<'a> {
@@ -159,6 +214,40 @@ impl Event<'_> {
             Self::CsiDriver(..) => wakes::CSI_DRIVER,
             Self::CsiStorageCapacity(..) => wakes::CSI_STORAGE_CAPACITY,
             Self::AttachmentGone(_) => wakes::ATTACHMENT_GONE,
+        }
+    }
+
+    /// As upstream calls it in its metrics.
+    pub fn label(&self) -> &'static str {
+        let either = |new: bool, added, changed| if new { added } else { changed };
+        match self {
+            Self::NodeAdded(_) => "NodeAdd",
+            Self::NodeChanged(..) => "NodeUpdate",
+            Self::NodeRemoved(_) => "NodeDelete",
+            Self::PodPlaced(_) => "AssignedPodAdd",
+            Self::PodGone(_) => "AssignedPodDelete",
+            Self::PlacedPodChanged(..) => "AssignedPodUpdate",
+            Self::PodChanged(..) => "UnschedulablePodUpdate",
+            Self::NamespaceChanged => "NamespaceUpdate",
+            Self::Claim(_, was) => {
+                either(was.is_none(), "PersistentVolumeClaimAdd", "PersistentVolumeClaimUpdate")
+            }
+            Self::Volume(_, was) => either(was.is_none(), "PersistentVolumeAdd", "PersistentVolumeUpdate"),
+            Self::StorageClass(_, was) => {
+                either(was.is_none(), "storage.k8s.io/StorageClassAdd", "storage.k8s.io/StorageClassUpdate")
+            }
+            Self::CsiNode(_, was) => {
+                either(was.is_none(), "storage.k8s.io/CSINodeAdd", "storage.k8s.io/CSINodeUpdate")
+            }
+            Self::CsiDriver(_, was) => {
+                either(was.is_none(), "storage.k8s.io/CSIDriverAdd", "storage.k8s.io/CSIDriverUpdate")
+            }
+            Self::CsiStorageCapacity(_, was) => either(
+                was.is_none(),
+                "storage.k8s.io/CSIStorageCapacityAdd",
+                "storage.k8s.io/CSIStorageCapacityUpdate",
+            ),
+            Self::AttachmentGone(_) => "storage.k8s.io/VolumeAttachmentDelete",
         }
     }
 

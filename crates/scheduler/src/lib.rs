@@ -5,6 +5,7 @@
 pub mod core;
 pub mod cycle;
 pub mod framework;
+pub mod metrics;
 pub mod node;
 pub mod plugins;
 pub mod pod;
@@ -18,6 +19,7 @@ pub mod volumes;
 
 pub use cycle::{FitError, Placement, Profile, Turn, schedule};
 pub use meta::node_selector;
+pub use metrics::Metrics;
 pub use pod::PodInfo;
 pub use shell::{Config, run};
 pub use snapshot::Snapshot;

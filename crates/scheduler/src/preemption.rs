@@ -36,28 +36,52 @@ impl PartialEq for Candidate {
     }
 }
 
+/// What preemption comes to, and with it what becomes of an earlier nomination.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Room {
+    /// It helps nowhere; an earlier nomination came to nothing and is taken back.
+    #[default]
+    None,
+    /// It was not tried, since the pod may not preempt or waits for victims to go; a nomination stands.
+    NotSought,
+    /// The pod is nominated for the node.
+    Made(Candidate),
+}
+
+/// Why there is no candidate, in upstream's words.
+pub(crate) struct NoCandidate {
+    pub room: Room,
+    pub why: String,
+}
+
+impl NoCandidate {
+    fn not_eligible(why: &str) -> Self {
+        Self { room: Room::NotSought, why: format!("not eligible due to {why}.") }
+    }
+}
+
 /// The message where no node would gain anything.
 pub(crate) fn not_helpful(all_nodes: usize) -> String {
     let refusals = vec![Refusal::lasting(NOT_HELPFUL); all_nodes];
     explain(all_nodes, None, refusals.iter())
 }
 
-/// The best node to make room on, or why there is none, in upstream's words.
+/// The best node to make room on.
 pub(crate) fn evaluate(
     cluster: &Snapshot,
     pod: &PodInfo,
     filters: &Filters<'_>,
     refused: &BTreeMap<String, Refusal>,
-) -> Result<Candidate, String> {
+) -> Result<Candidate, NoCandidate> {
     if pod.spec().and_then(|s| s.preemption_policy.as_deref()) == Some("Never") {
-        return Err("not eligible due to preemptionPolicy=Never.".to_owned());
+        return Err(NoCandidate::not_eligible("preemptionPolicy=Never"));
     }
     if let Some(name) = cluster.nominated_node(pod)
         && refused.get(name).is_none_or(|r| r.preemptible)
         && let Some(node) = cluster.node(name)
         && node.pods.iter().any(|p| p.priority < pod.priority && is_leaving_by_preemption(p))
     {
-        return Err("not eligible due to a terminating pod on the nominated node.".to_owned());
+        return Err(NoCandidate::not_eligible("a terminating pod on the nominated node"));
     }
     let mut verdicts: BTreeMap<&str, Refusal> = refused
         .iter()
@@ -79,10 +103,8 @@ pub(crate) fn evaluate(
             break;
         }
     }
-    candidates
-        .into_iter()
-        .min_by_key(cost)
-        .ok_or_else(|| explain(cluster.node_count(), None, verdicts.values()))
+    let explained = || explain(cluster.node_count(), None, verdicts.values());
+    candidates.into_iter().min_by_key(cost).ok_or_else(|| NoCandidate { room: Room::None, why: explained() })
 }
 
 fn is_leaving_by_preemption(pod: &PodInfo) -> bool {
@@ -185,6 +207,7 @@ fn split_by_budget(cluster: &Snapshot, pods: Vec<Arc<PodInfo>>) -> (Vec<Arc<PodI
 
 #[cfg(test)]
 mod tests {
+    use super::Room;
     use crate::cycle::{Turn, schedule};
     use crate::plugins::default_profile;
     use crate::snapshot::Snapshot;
@@ -208,7 +231,7 @@ mod tests {
         let important = pod("p", asks("2", 10));
         let victims = |c: &Snapshot| {
             let error = schedule(&default_profile(), c, &important, Turn::default()).unwrap_err();
-            let candidate = error.preemption.unwrap();
+            let Room::Made(candidate) = error.room else { panic!("{}", error.message()) };
             let names: Vec<String> = candidate.victims.iter().map(|v| v.key.name.to_string()).collect();
             (candidate.node, names.join(","), candidate.violations)
         };

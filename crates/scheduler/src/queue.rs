@@ -68,6 +68,16 @@ pub struct Counts {
     pub gated: usize,
 }
 
+/// Where pods came, and by which event.
+pub type Incoming = BTreeMap<(&'static str, &'static str), u64>;
+
+const ADDED: &str = "UnschedulablePodAdd";
+const CHANGED: &str = "UnschedulablePodUpdate";
+const GATES_OPENED: &str = "UpdatePodSchedulingGatesEliminated";
+const FAILED: &str = "ScheduleAttemptFailure";
+const BACKOFF_COMPLETE: &str = "BackoffComplete";
+const TIMEOUT: &str = "UnschedulableTimeout";
+
 #[derive(Default)]
 pub struct Queue {
     entries: HashMap<Key, Entry>,
@@ -75,6 +85,7 @@ pub struct Queue {
     backoff: BTreeMap<(Instant, u64), Key>,
     unschedulable: BTreeMap<(Instant, u64), Key>,
     ticket: u64,
+    incoming: Incoming,
 }
 
 fn backoff_of(attempts: u32) -> Duration {
@@ -109,8 +120,10 @@ impl Queue {
                 explaining: false,
             };
             self.entries.insert(key.clone(), entry);
-            if !gated {
-                self.activate(&key);
+            if gated {
+                self.count("gated", ADDED);
+            } else {
+                self.activate(&key, ADDED);
             }
             return;
         };
@@ -120,15 +133,15 @@ impl Queue {
             Place::Gated if !gated => {
                 // the time before the gates opened does not count
                 entry.added = now;
-                self.activate(&key);
+                self.activate(&key, GATES_OPENED);
             }
             Place::Gated => {}
             // its priority may have changed
-            Place::Active(_) => self.activate(&key),
+            Place::Active(_) => self.place_active(&key),
             Place::Unschedulable(..) => {
                 let event = Event::PodChanged(&pod, &was);
                 if self.helps(&key, profile, &event) {
-                    self.requeue(&key, now);
+                    self.requeue(&key, CHANGED, now);
                 }
             }
         }
@@ -154,6 +167,7 @@ impl Queue {
         let key = self.active.values().find(free).or_else(|| self.backoff.values().find(patient))?.clone();
         self.unplace(&key);
         let entry = self.entries.get_mut(&key)?;
+        entry.refused_by.clear();
         entry.place = Place::InFlight;
         Some(entry.pod.clone())
     }
@@ -175,11 +189,12 @@ impl Queue {
                 entry.refused_by = refused_by;
                 entry.place = Place::Unschedulable(now, ticket);
                 self.unschedulable.insert((now, ticket), key.clone());
+                self.count("unschedulable", FAILED);
             }
             Failure::Error => {
                 entry.by_error = true;
                 entry.refused_by.clear();
-                self.requeue(key, now);
+                self.requeue(key, FAILED, now);
             }
         }
     }
@@ -196,7 +211,7 @@ impl Queue {
         let helped: Vec<Key> =
             self.unschedulable.values().filter(|k| self.helps(k, profile, event)).cloned().collect();
         for key in helped {
-            self.requeue(&key, now);
+            self.requeue(&key, event.label(), now);
         }
     }
 
@@ -218,13 +233,13 @@ impl Queue {
             && *due <= now
         {
             let key = key.clone();
-            self.activate(&key);
+            self.activate(&key, BACKOFF_COMPLETE);
         }
         while let Some(((since, _), key)) = self.unschedulable.first_key_value()
             && *since + MAX_UNSCHEDULABLE <= now
         {
             let key = key.clone();
-            self.requeue(&key, now);
+            self.requeue(&key, TIMEOUT, now);
         }
     }
 
@@ -245,20 +260,50 @@ impl Queue {
         }
     }
 
+    /// How often each plugin refused a pod that waits.
+    pub fn refusals(&self) -> BTreeMap<&'static str, usize> {
+        let mut counts = BTreeMap::new();
+        for plugin in self.entries.values().flat_map(|e| &e.refused_by) {
+            *counts.entry(*plugin).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Where pods came since this was last asked.
+    pub fn take_incoming(&mut self) -> Incoming {
+        std::mem::take(&mut self.incoming)
+    }
+
+    /// How often the pod was tried, this time included, and how long it has waited.
+    pub fn waited(&self, key: &Key, uid: &str, now: Instant) -> Option<(u32, Duration)> {
+        let entry = self.entries.get(key).filter(|e| e.pod.uid == uid)?;
+        Some((entry.attempts + 1, now.saturating_duration_since(entry.added)))
+    }
+
+    fn count(&mut self, queue: &'static str, event: &'static str) {
+        *self.incoming.entry((queue, event)).or_default() += 1;
+    }
+
     /// Into the active pods, or to wait out what is left of the backoff.
-    fn requeue(&mut self, key: &Key, now: Instant) {
+    fn requeue(&mut self, key: &Key, event: &'static str, now: Instant) {
         let ticket = self.ticket();
         let Some(entry) = self.entries.get(key) else { return };
         let due = entry.failed_at.map(|at| at + backoff_of(entry.attempts)).filter(|due| *due > now);
-        let Some(due) = due else { return self.activate(key) };
+        let Some(due) = due else { return self.activate(key, event) };
         self.unplace(key);
         if let Some(entry) = self.entries.get_mut(key) {
             entry.place = Place::Backoff(due, ticket);
             self.backoff.insert((due, ticket), key.clone());
+            self.count("backoff", event);
         }
     }
 
-    fn activate(&mut self, key: &Key) {
+    fn activate(&mut self, key: &Key, event: &'static str) {
+        self.count("active", event);
+        self.place_active(key);
+    }
+
+    fn place_active(&mut self, key: &Key) {
         self.unplace(key);
         let ticket = self.ticket();
         if let Some(entry) = self.entries.get_mut(key) {

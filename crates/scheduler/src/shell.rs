@@ -2,10 +2,12 @@
 //! evicts for preemption.
 
 use crate::core::{Core, Explanation, Step};
+use crate::framework::{Point, Status as Came};
+use crate::metrics::{Metrics, Outcome};
 use crate::plugins::default_profile;
 use crate::plugins::volume_binding::progress::progress;
 use crate::pod::PodInfo;
-use crate::preemption::Candidate;
+use crate::preemption::{Candidate, Room};
 use crate::volumes::Reservation;
 use client::{Informer, Informers, Key, Options, Recorder};
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
@@ -49,11 +51,13 @@ pub struct Config {
     pub leader_election: Option<client::leader::Config>,
     /// How many nodes to find before scoring, in percent; 0 adapts to the size of the cluster.
     pub percentage_of_nodes_to_score: usize,
+    pub metrics: Metrics,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
+            metrics: Metrics::new(DEFAULT_SCHEDULER),
             scheduler_name: DEFAULT_SCHEDULER.to_owned(),
             leader_election: None,
             percentage_of_nodes_to_score: 0,
@@ -85,6 +89,7 @@ struct Shell {
     stop: CancellationToken,
     client: Client,
     recorder: Recorder,
+    metrics: Metrics,
 }
 
 async fn lead(client: Client, config: Config, stop: CancellationToken) {
@@ -102,7 +107,9 @@ async fn lead(client: Client, config: Config, stop: CancellationToken) {
         stop: stop.clone(),
         client,
         recorder,
+        metrics: config.metrics.clone(),
     };
+    shell.metrics.leads(&shell.core);
     let watched = shell.watch();
     tokio::select! {
         () = stop.cancelled() => return,
@@ -115,13 +122,14 @@ async fn lead(client: Client, config: Config, stop: CancellationToken) {
         let now = Instant::now();
         let (step, wake) = {
             let mut core = shell.core.lock();
-            let step = core.next(rand::random(), now);
+            let step = core.next_probed(rand::random(), now, &mut shell.metrics.stopwatch());
             (step, core.queue.next_wake())
         };
         match step {
             Some(step) => {
+                shell.metrics.decided(now.elapsed());
                 let shell = shell.clone();
-                tokio::spawn(async move { shell.carry_out(step, permit).await });
+                tokio::spawn(async move { shell.carry_out(step, permit, now).await });
             }
             None => {
                 drop(permit);
@@ -310,20 +318,24 @@ impl Shell {
         Api::namespaced(self.client.clone(), &key.namespace)
     }
 
-    async fn carry_out(&self, step: Step, permit: OwnedSemaphorePermit) {
-        match step {
+    /// `begun`: when the attempt began.
+    async fn carry_out(&self, step: Step, permit: OwnedSemaphorePermit, begun: Instant) {
+        let outcome = match step {
             Step::Bind { pod, placement, reservation } if reservation.is_empty() => {
-                self.bind(&pod, &placement.node, &reservation).await;
+                let outcome = self.bind(&pod, &placement.node, &reservation).await;
                 drop(permit);
+                outcome
             }
             Step::Bind { pod, placement, reservation } => {
-                self.pre_bind(&pod, &placement.node, reservation, permit).await;
+                self.pre_bind(&pod, &placement.node, reservation, permit).await
             }
             Step::Explain(explanation) => {
                 self.explain(explanation).await;
                 drop(permit);
+                Outcome::Unschedulable
             }
-        }
+        };
+        self.metrics.attempted(outcome, begun.elapsed());
     }
 
     /// Has the pod's volumes bound, then the pod. `permit` is given back while nothing is written.
@@ -333,7 +345,8 @@ impl Shell {
         node: &str,
         reservation: Reservation,
         permit: OwnedSemaphorePermit,
-    ) {
+    ) -> Outcome {
+        let begun = Instant::now();
         // what makes room, as the cluster autoscaler does, can tell that the node is taken
         self.write_status(pod, None, Some(Some(node)).filter(|n| *n != pod.nominated_node())).await;
         let written = match self.write_volumes(&reservation).await {
@@ -348,11 +361,13 @@ impl Shell {
         let bound = tokio::time::timeout(VOLUMES_TIMEOUT, self.volumes_bound(pod, node, &written));
         let bound = match or_stop(&self.stop, bound).await {
             // who leads next finds what was written
-            None => return,
+            None => return Outcome::Error,
             Some(Ok(bound)) => bound,
             Some(Err(_)) => Err("context deadline exceeded".to_owned()),
         };
-        let Ok(_permit) = self.writes.acquire().await else { return };
+        let Ok(_permit) = self.writes.acquire().await else { return Outcome::Error };
+        let came = if bound.is_ok() { Came::Success } else { Came::Error };
+        self.metrics.ended(Point::PreBind, came, begun.elapsed());
         match bound {
             Ok(()) => self.bind(pod, node, &reservation).await,
             Err(why) => self.volumes_failed(pod, &reservation, format!("binding volumes: {why}")).await,
@@ -386,7 +401,7 @@ impl Shell {
         }
     }
 
-    async fn volumes_failed(&self, pod: &Arc<PodInfo>, reservation: &Reservation, why: String) {
+    async fn volumes_failed(&self, pod: &Arc<PodInfo>, reservation: &Reservation, why: String) -> Outcome {
         let message = format!("running PreBind plugin \"VolumeBinding\": {why}");
         warn!(pod = %pod.key, "{message}");
         self.apply(|core, now| {
@@ -395,9 +410,11 @@ impl Shell {
         });
         self.recorder.warning(&about(pod), "FailedScheduling", message.clone());
         self.write_status(pod, Some(("SchedulerError", &message)), Some(None)).await;
+        Outcome::Error
     }
 
-    async fn bind(&self, pod: &Arc<PodInfo>, node: &str, reservation: &Reservation) {
+    async fn bind(&self, pod: &Arc<PodInfo>, node: &str, reservation: &Reservation) -> Outcome {
+        let begun = Instant::now();
         let key = &pod.key;
         let binding = Binding {
             metadata: ObjectMeta {
@@ -416,14 +433,19 @@ impl Shell {
         let write = api.create_subresource::<_, Status>("binding", &key.name, &params, &binding);
         let (gone, why) = match tokio::time::timeout(WRITE_TIMEOUT, write).await {
             Ok(Ok(_)) => {
-                self.core.lock().bound(pod);
+                let bound = self.core.lock().bound(pod, Instant::now());
+                self.metrics.ended(Point::Bind, Came::Success, begun.elapsed());
+                if let Some((attempts, waited)) = bound {
+                    self.metrics.bound(attempts, waited);
+                }
                 let message = format!("Successfully assigned {key} to {node}");
                 self.recorder.normal(&about(pod), "Scheduled", message);
-                return;
+                return Outcome::Scheduled;
             }
             Ok(Err(e)) => (client::is_not_found(&e), e.to_string()),
             Err(_) => (false, "the API server did not answer in time".to_owned()),
         };
+        self.metrics.ended(Point::Bind, Came::Error, begun.elapsed());
         let message = format!("binding rejected: running Bind plugin \"DefaultBinder\": {why}");
         warn!(pod = %key, node, "{message}");
         self.apply(|core, now| core.not_bound(pod, reservation, gone, now));
@@ -431,17 +453,26 @@ impl Shell {
             self.recorder.warning(&about(pod), "FailedScheduling", message.clone());
             self.write_status(pod, Some(("SchedulerError", &message)), None).await;
         }
+        Outcome::Error
     }
 
     async fn explain(&self, explanation: Explanation) {
-        let Explanation { pod, message, preemption } = explanation;
+        let Explanation { pod, message, room, tried_preemption } = explanation;
+        if tried_preemption {
+            let victims =
+                if let Room::Made(candidate) = &room { Some(candidate.victims.len()) } else { None };
+            self.metrics.preempted(victims);
+        }
         debug!(pod = %pod.key, "{message}");
         self.recorder.warning(&about(&pod), "FailedScheduling", message.clone());
-        let nominated = preemption.as_ref().map(|c| c.node.as_str());
-        // an earlier nomination that came to nothing is taken back
+        let nominated = match &room {
+            Room::Made(candidate) => Some(candidate.node.as_str()),
+            Room::NotSought => pod.nominated_node(),
+            Room::None => None,
+        };
         let nomination = (nominated != pod.nominated_node()).then_some(nominated);
         self.write_status(&pod, Some(("Unschedulable", &message)), nomination).await;
-        if let Some(candidate) = preemption {
+        if let Room::Made(candidate) = room {
             self.evict(&pod, &candidate).await;
         }
         self.apply(|core, _| core.explained(&pod));

@@ -164,6 +164,11 @@ impl Snapshot {
         self.pods.get(key).map(|p| &p.pod)
     }
 
+    /// How many pods are on nodes, and how many of them are assumed.
+    pub fn pod_counts(&self) -> (usize, usize) {
+        (self.pods.len(), self.pods.values().filter(|p| p.assumed).count())
+    }
+
     /// The node that a pod is on, bound or assumed.
     pub fn node_of(&self, key: &Key) -> Option<&str> {
         self.pods.get(key).map(|p| p.node.as_str())

@@ -84,12 +84,10 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
         component::controller_manager::serve(to_api, as_account, &addresses, root_ca, token).await
     });
 
-    let (to_api, token) = (client("kube-scheduler", &Leaf::scheduler()), shutdown.clone());
+    let (data, to_api, token) =
+        (args.data.clone(), client("kube-scheduler", &Leaf::scheduler()), shutdown.clone());
     server.front().components.runs_here("kube-scheduler");
-    parts.start("kube-scheduler", async move {
-        scheduler::run(to_api, scheduler::Config::default(), token).await;
-        Ok(())
-    });
+    parts.start("kube-scheduler", async move { component::scheduler::serve(to_api, &data, token).await });
 
     let (addresses, name, to_api, token) =
         (args.addresses.clone(), node_name.clone(), client("kube-proxy", &Leaf::proxy()), shutdown.clone());

@@ -7,6 +7,7 @@ pub mod dns;
 pub mod kubelet;
 pub mod proxy;
 pub mod scheduler;
+mod secure;
 
 use crate::paths::DataDir;
 use crate::{host, signals};

@@ -25,7 +25,7 @@ pub(super) fn suffices(
     node: &Node,
 ) -> bool {
     let driver = cluster.volumes.driver(&class.provisioner);
-    if !driver.is_some_and(|d| d.spec.storage_capacity == Some(true)) {
+    if driver.is_none_or(|d| d.spec.storage_capacity != Some(true)) {
         return true;
     }
     let size = meta::volumes::requested(claim);

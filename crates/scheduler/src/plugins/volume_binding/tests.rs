@@ -3,6 +3,7 @@ use crate::cycle::{Turn, schedule};
 use crate::framework::{Event, Plugin};
 use crate::plugins::{default_profile, node_volume_limits::NodeVolumeLimits, volume_binding::VolumeBinding};
 use crate::pod::PodInfo;
+use crate::preemption::Room;
 use crate::snapshot::Snapshot;
 use crate::testing::{merge, node, pod, pod_with};
 use client::Key;
@@ -254,7 +255,7 @@ fn one_pod_uses_a_claim_that_is_for_one_pod() {
         json!({"priority": 5, "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}),
     );
     let error = schedule(&default_profile(), &c, &vip, Turn::default()).unwrap_err();
-    assert_eq!(error.preemption.unwrap().node, "a");
+    assert!(matches!(error.room, Room::Made(c) if c.node == "a"));
     c.remove_pod(&p.key);
     assert!(schedule(&default_profile(), &c, &q, Turn::default()).is_ok());
 }

@@ -1,0 +1,347 @@
+//! The secure port of a component that serves but its health and its metrics: TLS, and the API server's word
+//! on who asks and whether they may (upstream's delegated authentication and authorization).
+
+use crate::paths::DataDir;
+use anyhow::Context;
+use auth::User;
+use auth::pki::{Authority, Leaf};
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use k8s_openapi::api::authorization::v1::{
+    NonResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
+};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, PostParams};
+use kubelet::server::auth::{ApiReviews, Reviews};
+use rustls::ServerConfig;
+use serde_json::json;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+/// Connections at one time; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 256;
+/// How long a client may take for its TLS handshake, and for the headers of a request.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause after an accept that failed, as it does when there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long an answer of the API server holds (upstream's `--authorization-webhook-cache-authorized-ttl`).
+const ANSWER_TTL: Duration = Duration::from_secs(10);
+/// Answers remembered; when there are more, all are forgotten.
+const MAX_ANSWERS: usize = 1024;
+const ANONYMOUS: &str = "system:anonymous";
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Port {
+    /// Address of the port where health and metrics are served
+    #[arg(long, default_value = "0.0.0.0")]
+    bind_address: IpAddr,
+    /// The port where health and metrics are served; 0 serves none [default: the component's own]
+    #[arg(long)]
+    secure_port: Option<u16>,
+    /// Certificate of that port [default: one of its own, signed by itself]
+    #[arg(long, requires = "tls_private_key_file")]
+    tls_cert_file: Option<PathBuf>,
+    #[arg(long, requires = "tls_cert_file")]
+    tls_private_key_file: Option<PathBuf>,
+    /// Authority of the certificates that clients bring [default: the cluster's]
+    #[arg(long)]
+    client_ca_file: Option<PathBuf>,
+    /// Paths that anyone may get
+    #[arg(long, value_delimiter = ',', default_value = "/healthz,/readyz,/livez")]
+    authorization_always_allow_paths: Vec<String>,
+}
+
+/// What is served: the text for a path, None for a path that is unknown.
+pub type Pages = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Health, and the metrics that `render` gives.
+pub fn pages(render: impl Fn() -> String + Send + Sync + 'static) -> Pages {
+    Arc::new(move |path| match path {
+        "/healthz" | "/livez" | "/readyz" => Some("ok".to_owned()),
+        "/metrics" => Some(render()),
+        _ => None,
+    })
+}
+
+impl Port {
+    /// For this machine alone, with nothing given.
+    pub fn local() -> Self {
+        Self {
+            bind_address: IpAddr::from([127, 0, 0, 1]),
+            secure_port: None,
+            tls_cert_file: None,
+            tls_private_key_file: None,
+            client_ca_file: None,
+            authorization_always_allow_paths: ["/healthz", "/readyz", "/livez"].map(str::to_owned).to_vec(),
+        }
+    }
+
+    /// Binds the port; None where none is wanted. `own_port`: the component's own.
+    pub async fn open(
+        &self,
+        component: &str,
+        own_port: u16,
+        data: &DataDir,
+        client: &kube::Client,
+    ) -> anyhow::Result<Option<Secure>> {
+        let port = self.secure_port.unwrap_or(own_port);
+        if port == 0 {
+            return Ok(None);
+        }
+        let address = SocketAddr::new(self.bind_address, port);
+        let listener = TcpListener::bind(address).await.with_context(|| address.to_string())?;
+        let read = |p: &PathBuf| std::fs::read_to_string(p).with_context(|| p.display().to_string());
+        let (certificate, key) = match (&self.tls_cert_file, &self.tls_private_key_file) {
+            (Some(certificate), Some(key)) => (read(certificate)?, read(key)?),
+            _ => self_signed(component)?,
+        };
+        let of_cluster = data.pki().join("ca.crt");
+        let client_ca = match &self.client_ca_file {
+            Some(file) => read(file)?,
+            None if of_cluster.exists() => read(&of_cluster)?,
+            None => published_ca(client).await?,
+        };
+        let tls = kubelet::server::tls_config(&certificate, &key, &client_ca)?;
+        let gate = Gate::new(client.clone(), self.authorization_always_allow_paths.clone());
+        Ok(Some(Secure { listener, tls: Arc::new(tls), gate: Arc::new(gate) }))
+    }
+}
+
+fn self_signed(component: &str) -> anyhow::Result<(String, String)> {
+    let now = client::now();
+    let leaf = Leaf::server(component, vec!["localhost".to_owned(), "127.0.0.1".to_owned()]);
+    let identity = Authority::generate(component, now)?.issue(&leaf, now)?;
+    Ok((identity.certificate_pem, identity.key_pem))
+}
+
+/// The authority of clients, as the API server publishes it.
+async fn published_ca(client: &kube::Client) -> anyhow::Result<String> {
+    const NAME: &str = "extension-apiserver-authentication";
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "kube-system");
+    let map = maps.get(NAME).await.context("the authority of client certificates")?;
+    let published = map.data.unwrap_or_default().remove("client-ca-file");
+    published.with_context(|| format!("{NAME} has no client-ca-file"))
+}
+
+/// The port, open.
+pub struct Secure {
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    gate: Arc<Gate>,
+}
+
+impl Secure {
+    /// Serves until told to stop.
+    pub async fn serve(self, pages: Pages, shutdown: CancellationToken) {
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let Ok(slot) = slots.clone().acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = shutdown.cancelled() => return,
+            };
+            let tcp = match accepted {
+                Ok((tcp, _)) => tcp,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let acceptor = TlsAcceptor::from(self.tls.clone());
+            let (gate, pages, shutdown) = (self.gate.clone(), pages.clone(), shutdown.clone());
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = connection(acceptor, tcp, gate, pages) => {}
+                    () = shutdown.cancelled() => {}
+                }
+                drop(slot);
+            });
+        }
+    }
+}
+
+async fn connection(acceptor: TlsAcceptor, tcp: TcpStream, gate: Arc<Gate>, pages: Pages) {
+    let Ok(Ok(stream)) = tokio::time::timeout(CLIENT_TIMEOUT, acceptor.accept(tcp)).await else { return };
+    let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let user = peer.and_then(|certificate| auth::x509::user(certificate));
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let (gate, pages, user) = (gate.clone(), pages.clone(), user.clone());
+        async move { Ok::<_, std::convert::Infallible>(answer(&request, user, &gate, &pages).await) }
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(CLIENT_TIMEOUT);
+    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answer {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn refuse(status: StatusCode, reason: &str, message: &str) -> Answer {
+    let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": reason, "details": {}, "code": status.as_u16()});
+    respond(status, "application/json", body.to_string())
+}
+
+async fn answer(
+    request: &Request<Incoming>,
+    certificate: Option<User>,
+    gate: &Gate,
+    pages: &Pages,
+) -> Answer {
+    let bearer = request.headers().get(AUTHORIZATION).and_then(|h| h.to_str().ok());
+    let token = bearer.and_then(|h| h.strip_prefix("Bearer ")).map(str::trim);
+    let (verb, path) = (request.method().as_str().to_ascii_lowercase(), request.uri().path());
+    if let Err(refusal) = gate.admit(certificate, token, &verb, path, Instant::now()).await {
+        return match refusal {
+            Refusal::Unauthorized => refuse(StatusCode::UNAUTHORIZED, "Unauthorized", "Unauthorized"),
+            Refusal::Forbidden(user) => {
+                let message = format!("forbidden: User {user:?} cannot {verb} path {path:?}");
+                refuse(StatusCode::FORBIDDEN, "Forbidden", &message)
+            }
+            Refusal::Failed(why) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", &why),
+        };
+    }
+    const TEXT: &str = "text/plain; charset=utf-8";
+    match pages(path) {
+        Some(body) if path == "/metrics" => {
+            respond(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", body)
+        }
+        Some(body) => respond(StatusCode::OK, TEXT, body),
+        None => respond(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".to_owned()),
+    }
+}
+
+enum Refusal {
+    Unauthorized,
+    /// With the name of who asked.
+    Forbidden(String),
+    Failed(String),
+}
+
+/// Who asked, with which verb, for which path.
+type Question = (String, Vec<String>, String, String);
+
+/// Decides on requests; remembers for a while what the API server said.
+struct Gate {
+    client: kube::Client,
+    /// Paths that anyone may get.
+    open: Vec<String>,
+    tokens: Remembered<String, Option<User>>,
+    permissions: Remembered<Question, bool>,
+}
+
+struct Remembered<K, V>(Mutex<HashMap<K, (V, Instant)>>);
+
+impl<K: std::hash::Hash + Eq, V: Clone> Remembered<K, V> {
+    fn new() -> Self {
+        Self(Mutex::new(HashMap::new()))
+    }
+
+    fn get(&self, key: &K, now: Instant) -> Option<V> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(key).filter(|(_, until)| now < *until).map(|(value, _)| value.clone())
+    }
+
+    fn put(&self, key: K, value: V, now: Instant) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= MAX_ANSWERS {
+            all.clear();
+        }
+        all.insert(key, (value, now + ANSWER_TTL));
+    }
+}
+
+impl Gate {
+    fn new(client: kube::Client, open: Vec<String>) -> Self {
+        Self { client, open, tokens: Remembered::new(), permissions: Remembered::new() }
+    }
+
+    /// Whether anyone may get the path; a `*` at the end of what was given stands for the rest.
+    fn is_open(&self, path: &str) -> bool {
+        self.open.iter().any(|p| match p.strip_suffix('*') {
+            Some(prefix) => path.starts_with(prefix),
+            None => p == path,
+        })
+    }
+
+    async fn admit(
+        &self,
+        certificate: Option<User>,
+        token: Option<&str>,
+        verb: &str,
+        path: &str,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let user = match (certificate, token) {
+            (Some(user), _) => user,
+            (None, Some(token)) => self.user_of(token, now).await?.ok_or(Refusal::Unauthorized)?,
+            (None, None) => User {
+                name: ANONYMOUS.to_owned(),
+                groups: vec!["system:unauthenticated".to_owned()],
+                ..User::default()
+            },
+        };
+        if self.is_open(path) || self.may(&user, verb, path, now).await? {
+            return Ok(());
+        }
+        Err(Refusal::Forbidden(user.name))
+    }
+
+    async fn user_of(&self, token: &str, now: Instant) -> Result<Option<User>, Refusal> {
+        if let Some(user) = self.tokens.get(&token.to_owned(), now) {
+            return Ok(user);
+        }
+        let asked = ApiReviews { client: self.client.clone() }.user_of_token(token).await;
+        let user = asked.map_err(|error| {
+            tracing::error!(%error, "cannot review a token");
+            Refusal::Unauthorized
+        })?;
+        self.tokens.put(token.to_owned(), user.clone(), now);
+        Ok(user)
+    }
+
+    async fn may(&self, user: &User, verb: &str, path: &str, now: Instant) -> Result<bool, Refusal> {
+        let question: Question = (user.name.clone(), user.groups.clone(), verb.to_owned(), path.to_owned());
+        if let Some(allowed) = self.permissions.get(&question, now) {
+            return Ok(allowed);
+        }
+        let attributes = NonResourceAttributes { path: Some(path.to_owned()), verb: Some(verb.to_owned()) };
+        let review = SubjectAccessReview {
+            spec: SubjectAccessReviewSpec {
+                user: Some(user.name.clone()),
+                uid: Some(user.uid.clone()).filter(|uid| !uid.is_empty()),
+                groups: Some(user.groups.clone()),
+                extra: Some(user.extra.clone()),
+                non_resource_attributes: Some(attributes),
+                ..SubjectAccessReviewSpec::default()
+            },
+            ..SubjectAccessReview::default()
+        };
+        let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
+        let answer = api.create(&PostParams::default(), &review).await;
+        let answer = answer.map_err(|e| Refusal::Failed(format!("cannot authorize the request: {e}")))?;
+        let allowed = answer.status.is_some_and(|status| status.allowed);
+        self.permissions.put(question, allowed, now);
+        Ok(allowed)
+    }
+}
