@@ -31,6 +31,8 @@ pub(crate) const KINDS: &[(&str, &str, &str, bool)] = &[
     ("apps/v1", "StatefulSet", "statefulsets", true),
     ("apps/v1", "ControllerRevision", "controllerrevisions", true),
     ("v1", "PersistentVolumeClaim", "persistentvolumeclaims", true),
+    ("v1", "PersistentVolume", "persistentvolumes", false),
+    ("storage.k8s.io/v1", "StorageClass", "storageclasses", false),
     ("batch/v1", "Job", "jobs", true),
     ("batch/v1", "CronJob", "cronjobs", true),
     ("coordination.k8s.io/v1", "Lease", "leases", true),

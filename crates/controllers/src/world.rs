@@ -1,5 +1,6 @@
 //! What the controllers see: one shared informer per kind. In tests the same informers, filled by hand.
 
+use crate::persistentvolume::{BY_CLAIM_REF, UNBOUND, claim_ref_of, unbound_class};
 use crate::plan::Target;
 use crate::protection::claims_of;
 use client::{Informer, Informers, Key, Options};
@@ -14,6 +15,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::storage::v1::StorageClass;
 
 /// Index of pods, replica sets and revisions by the uid of their controller, [`ORPHANS`] where they have none.
 pub const BY_CONTROLLER: &str = "controller";
@@ -84,8 +86,9 @@ world! {
     jobs: Job = Options::all().index(BY_CONTROLLER, controller_of);
     cron_jobs: CronJob = Options::all();
     budgets: PodDisruptionBudget = Options::all();
-    claims: PersistentVolumeClaim = Options::all();
-    volumes: PersistentVolume = Options::all();
+    claims: PersistentVolumeClaim = Options::all().index(UNBOUND, unbound_class);
+    volumes: PersistentVolume = Options::all().index(BY_CLAIM_REF, claim_ref_of);
+    storage_classes: StorageClass = Options::all();
     quotas: ResourceQuota = Options::all();
     replication_controllers: ReplicationController = Options::all();
     services: Service = Options::all();
@@ -110,6 +113,8 @@ impl World {
         self.controller_revisions.add_index(BY_CONTROLLER, controller_of);
         self.jobs.add_index(BY_CONTROLLER, controller_of);
         self.endpoint_slices.add_index(BY_SERVICE, service_of);
+        self.claims.add_index(UNBOUND, unbound_class);
+        self.volumes.add_index(BY_CLAIM_REF, claim_ref_of);
     }
 }
 
@@ -214,9 +219,7 @@ fn required_nodes(affinity: Affinity) -> Option<Affinity> {
 
 /// The volumes that are persistent, and those that have a claim of their own.
 fn claimed_volumes(volumes: Vec<Volume>) -> Vec<Volume> {
-    let claimed =
-        volumes.into_iter().filter(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some());
-    claimed.map(|v| Volume { ephemeral: v.ephemeral.map(|_| Default::default()), ..v }).collect()
+    volumes.into_iter().filter(|v| v.persistent_volume_claim.is_some() || v.ephemeral.is_some()).collect()
 }
 
 /// Nodes are patched here, never replaced.

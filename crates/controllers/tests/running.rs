@@ -24,6 +24,7 @@ const KINDS: &[(&str, &str, &str, bool)] = &[
     ("apps/v1", "ControllerRevision", "controllerrevisions", true),
     ("v1", "PersistentVolumeClaim", "persistentvolumeclaims", true),
     ("v1", "PersistentVolume", "persistentvolumes", false),
+    ("storage.k8s.io/v1", "StorageClass", "storageclasses", false),
     ("v1", "ResourceQuota", "resourcequotas", true),
     ("coordination.k8s.io/v1", "Lease", "leases", true),
     ("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", true),

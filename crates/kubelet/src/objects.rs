@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, PersistentVolume, Pod, Secret, Service, Volume};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, Volume,
+};
 
 use crate::sync::{ephemeral_containers, init_containers};
 
@@ -15,12 +17,11 @@ pub struct References {
     pub claims: BTreeSet<String>,
 }
 
-/// Where a claim leads.
+/// A claim, and the volume that it names if there is one.
 #[derive(Clone, Debug)]
-pub enum Claim {
-    Missing,
-    Unbound,
-    Bound(Arc<PersistentVolume>),
+pub struct Claim {
+    pub claim: Arc<PersistentVolumeClaim>,
+    pub volume: Option<Arc<PersistentVolume>>,
 }
 
 /// What the names stand for; `None` for what does not exist.
@@ -32,7 +33,7 @@ pub struct Objects {
     pub services: Vec<Arc<Service>>,
     /// Service account tokens by (volume, path).
     pub tokens: BTreeMap<(String, String), String>,
-    pub claims: BTreeMap<String, Claim>,
+    pub claims: BTreeMap<String, Option<Claim>>,
 }
 
 impl Objects {
@@ -54,7 +55,7 @@ pub fn references(pod: &Pod) -> References {
         of_container(container, &mut refs);
     }
     for volume in spec.volumes.iter().flatten() {
-        of_volume(volume, &mut refs);
+        of_volume(pod, volume, &mut refs);
     }
     refs.secrets
         .extend(spec.image_pull_secrets.iter().flatten().map(|s| s.name.clone()).filter(|n| !n.is_empty()));
@@ -72,9 +73,18 @@ fn of_container(container: &Container, refs: &mut References) {
     }
 }
 
-fn of_volume(volume: &Volume, refs: &mut References) {
+/// The name of the claim that a volume is of, if it is of one.
+pub fn claim_name(pod: &Pod, volume: &Volume) -> Option<String> {
+    let own = || {
+        volume.ephemeral.as_ref()?;
+        Some(meta::volumes::ephemeral_claim_name(pod.metadata.name.as_deref()?, &volume.name))
+    };
+    volume.persistent_volume_claim.as_ref().map(|s| s.claim_name.clone()).or_else(own)
+}
+
+fn of_volume(pod: &Pod, volume: &Volume, refs: &mut References) {
     refs.config_maps.extend(volume.config_map.iter().map(|s| s.name.clone()));
-    refs.claims.extend(volume.persistent_volume_claim.iter().map(|s| s.claim_name.clone()));
+    refs.claims.extend(claim_name(pod, volume));
     refs.secrets.extend(volume.secret.iter().filter_map(|s| s.secret_name.clone()));
     for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
         refs.config_maps.extend(source.config_map.iter().map(|s| s.name.clone()));

@@ -132,14 +132,15 @@ impl Watched {
         Ok(objects)
     }
 
-    async fn claim(&self, namespace: &str, name: &str) -> Result<Claim, ReadError> {
+    async fn claim(&self, namespace: &str, name: &str) -> Result<Option<Claim>, ReadError> {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
-        let Some(claim) = claims.get_opt(name).await? else { return Ok(Claim::Missing) };
-        let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
-        let volume = claim.spec.and_then(|s| s.volume_name).filter(|v| bound && !v.is_empty());
-        let Some(volume) = volume else { return Ok(Claim::Unbound) };
+        let Some(claim) = claims.get_opt(name).await? else { return Ok(None) };
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-        Ok(volumes.get_opt(&volume).await?.map_or(Claim::Unbound, |pv| Claim::Bound(Arc::new(pv))))
+        let volume = match meta::volumes::volume_name(&claim) {
+            Some(volume) => volumes.get_opt(volume).await?.map(Arc::new),
+            None => None,
+        };
+        Ok(Some(Claim { claim: Arc::new(claim), volume }))
     }
 
     /// Forgets a pod that is gone.
