@@ -185,8 +185,8 @@ fn jobs(k: &Kubectl) {
 
     k.apply(&PARTS.replace("IMAGE", IMAGE));
     k.run("wait --for=condition=failed job/parts --timeout=60s").ok();
-    let indexes = ".status.completedIndexes} {.status.failedIndexes} {.status.conditions[-1:].reason";
-    assert_eq!(field(k, "job/parts", indexes), "0,2 1 FailedIndexes");
+    let indexes = ".status.completedIndexes}/{.status.failedIndexes}/{.status.conditions[-1:].reason";
+    assert_eq!(field(k, "job/parts", indexes), "0,2/1/FailedIndexes");
 
     let never = "--schedule='0 0 29 2 *'";
     k.run(&format!("create cronjob leap --image={IMAGE} {never} -- busybox echo leap")).ok();
