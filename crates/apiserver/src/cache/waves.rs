@@ -11,9 +11,11 @@ use tokio::time::Instant;
 
 /// From this many on, the watchers that an event concerns are a crowd.
 const CROWD: usize = 64;
-/// Between the beginnings of two waves; the longest that an event to a crowd is held back, but for the timer's
-/// own millisecond.
-const INTERVAL: Duration = Duration::from_millis(2);
+/// The pause after a wave, for each watcher that it woke: twice what a delivery costs a core, so that a resource
+/// that changes all the time leaves half of one to others.
+const PAUSE_PER_WATCHER: Duration = Duration::from_micros(16);
+/// The longest pause, and so the longest that an event is held back, but for the timer's own millisecond.
+const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 pub struct Waves(Arc<Mutex<Next>>);
@@ -21,14 +23,16 @@ pub struct Waves(Arc<Mutex<Next>>);
 #[derive(Default)]
 struct Next {
     waiting: Vec<Arc<Watcher>>,
-    last: Option<Instant>,
+    /// Before that, no wave begins.
+    not_before: Option<Instant>,
     /// A timer will wake those who wait.
     timed: bool,
 }
 
 impl Next {
     fn begin(&mut self, now: Instant) {
-        self.last = Some(now);
+        let watchers = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
+        self.not_before = Some(now + PAUSE_PER_WATCHER.saturating_mul(watchers).min(PAUSE_MAX));
         self.timed = false;
         self.waiting.drain(..).for_each(|w| w.wake());
     }
@@ -47,7 +51,7 @@ impl Waves {
         if next.timed {
             return;
         }
-        match next.last.map(|last| last + INTERVAL).filter(|due| *due > now) {
+        match next.not_before.filter(|due| *due > now) {
             None => next.begin(now),
             Some(due) => {
                 next.timed = true;
@@ -100,7 +104,7 @@ mod tests {
         assert_eq!(woken(), CROWD);
         waves.wake(watchers(1, &count));
         assert_eq!(woken(), CROWD + 1);
-        tokio::time::sleep(INTERVAL * 2).await;
+        tokio::time::sleep(PAUSE_MAX).await;
         assert_eq!(woken(), 3 * CROWD + 1);
     }
 }
