@@ -152,6 +152,7 @@ fn what_is_odd_is_told() {
     );
     for (owner, why) in [
         ("ReplicaSet/gone", "found no controllers for pod \"p\""),
+        ("Job/x", "jobs.batch does not implement the scale subresource"),
         ("Thing/x", "no matches for kind \"Thing\" in version \"example.com/v1\""),
     ] {
         let event = format!(
