@@ -3,7 +3,7 @@
 //! promise a thread.
 
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use testkit::registry::PASSWORD;
 use testkit::{Cluster, Kubectl, Registry, network, until};
@@ -53,6 +53,7 @@ fn pods_get_what_upstream_promises_them() {
         ("images", Box::new(|| images(k, registry))),
         ("logs", Box::new(|| logs(k))),
         ("storage limits", Box::new(|| storage_limits(k))),
+        ("claims", Box::new(|| claims(k, cluster.data()))),
         ("resize", Box::new(|| resize(k))),
         ("confinement", Box::new(|| confinement(k))),
         ("ends", Box::new(|| ends(k))),
@@ -368,6 +369,77 @@ fn logs(k: &Kubectl) {
     );
     assert_eq!(k.run("logs again --previous").ok(), "attempt\n");
     k.run("delete pod talker again --wait=false").ok();
+}
+
+/// Volumes of this machine: one that is bound with its pod, one at once, one that a pod has for itself.
+fn claims(k: &Kubectl, data: &Path) {
+    let node = k.run("get nodes -o jsonpath={.items[0].metadata.name}").ok();
+    let directory = data.join("claimed");
+    std::fs::create_dir_all(&directory).expect("a directory");
+    let volume = |name: &str, class: &str, source: Value| {
+        let mut spec = json!({"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": class});
+        for (key, value) in source.as_object().expect("an object") {
+            spec[key] = value.clone();
+        }
+        document(
+            &json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec}),
+        )
+    };
+    let asks = |class: &str| {
+        json!({"accessModes": ["ReadWriteOnce"], "storageClassName": class,
+        "resources": {"requests": {"storage": "1Mi"}}})
+    };
+    let claim = |name: &str, class: &str| {
+        document(
+            &json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": asks(class)}),
+        )
+    };
+    let at = |node: &str| {
+        json!({"local": {"path": directory}, "nodeAffinity": {"required": {"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}]}]}}})
+    };
+    let volumes = json!({"volumes": [
+        {"name": "a", "persistentVolumeClaim": {"claimName": "waits"}},
+        {"name": "b", "persistentVolumeClaim": {"claimName": "bound"}},
+        {"name": "c", "ephemeral": {"volumeClaimTemplate": {"spec": asks("own")}}}]});
+    let mounts = json!({"volumeMounts": [
+        {"name": "a", "mountPath": "/a"}, {"name": "b", "mountPath": "/b"}, {"name": "c", "mountPath": "/c"}]});
+    let write = ["sh", "-c", "echo one > /a/one; echo two > /b/two; echo three > /c/three; exec sleep 1000"];
+    k.apply(&pod("claims", BOX, &write, volumes, mounts));
+    tells(k, "claims", "FailedScheduling", "persistentvolumeclaim \"waits\" not found");
+    let host =
+        |below: &str| json!({"hostPath": {"path": directory.join(below), "type": "DirectoryOrCreate"}});
+    k.apply(
+        &[
+            document(&json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "local"},
+                "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"})),
+            claim("waits", "local"),
+            claim("bound", "now"),
+            volume("elsewhere", "local", at("elsewhere")),
+            volume("here", "local", at(&node)),
+            volume("at-once", "now", host("b")),
+        ]
+        .concat(),
+    );
+    tells(k, "claims", "FailedScheduling", "pod has unbound immediate PersistentVolumeClaims");
+    k.apply(&volume("own", "own", host("c")));
+    awaits(k, "claims", "/status/phase", &json!("Running"));
+    for (file, text) in [("one", "one\n"), ("b/two", "two\n"), ("c/three", "three\n")] {
+        until(file, SOON, || match std::fs::read_to_string(directory.join(file)) {
+            Ok(written) if written == text => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    }
+    let phases = || k.run("get pv elsewhere here at-once own -o jsonpath={.items[*].status.phase}").stdout;
+    assert_eq!(phases(), "Available Bound Bound Bound");
+    // the claim that the pod has for itself goes with it, the others when they are told to
+    k.run("delete pod claims --now").ok();
+    k.run("delete pvc waits bound").ok();
+    until("the volumes are released", SOON, || match phases().as_str() {
+        "Available Released Released Released" => Ok(()),
+        other => Err(other.to_owned()),
+    });
+    k.run("delete pv elsewhere here at-once own").ok();
 }
 
 fn storage_limits(k: &Kubectl) {

@@ -241,10 +241,13 @@ impl Core {
     /// The API server refused the binding, or one of the writes before it; `gone`: because there is no such pod.
     pub fn not_bound(&mut self, pod: &Arc<PodInfo>, reservation: &Reservation, gone: bool, now: Instant) {
         self.snapshot.volumes.forget(reservation);
-        self.snapshot.forget(&pod.key);
-        if gone {
+        // by now a pod of the same name may be on its way to a node
+        if self.snapshot.pod(&pod.key).is_some_and(|p| p.uid == pod.uid) {
+            self.snapshot.forget(&pod.key);
+        }
+        if gone && self.queue.pod(&pod.key).is_some_and(|p| p.uid == pod.uid) {
             self.queue.remove(&pod.key);
-        } else {
+        } else if !gone {
             self.queue.failed(&pod.key, &pod.uid, Failure::Error, now);
         }
         self.event(&Event::PodGone(pod), now);
@@ -324,6 +327,20 @@ mod tests {
         assert_eq!(next(&mut c, t), "nothing");
         let due = c.queue.next_wake().unwrap();
         assert_eq!(next(&mut c, due), "p to a");
+    }
+
+    #[test]
+    fn a_late_refusal_leaves_a_pod_of_the_same_name_alone() {
+        let (mut c, t) = (core(), Instant::now());
+        c.on_node(None, Some(&node("a", json!({}))), t);
+        let (old, new) = (pod("p", asks("1")), pod_with("p", json!({"metadata": {"uid": "another"}})));
+        c.on_pod(&old.key, Some(old.pod.clone()), t);
+        assert_eq!(next(&mut c, t), "p to a");
+        c.on_pod(&old.key, None, t);
+        c.on_pod(&new.key, Some(new.pod.clone()), t);
+        assert_eq!(next(&mut c, t), "p to a");
+        c.not_bound(&old, &Reservation::default(), true, t);
+        assert!(c.snapshot.is_assumed(&new.key) && c.queue.pod(&new.key).is_some());
     }
 
     #[test]

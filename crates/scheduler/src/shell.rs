@@ -403,11 +403,13 @@ impl Shell {
 
     async fn volumes_failed(&self, pod: &Arc<PodInfo>, reservation: &Reservation, why: String) -> Outcome {
         let message = format!("running PreBind plugin \"VolumeBinding\": {why}");
+        let gone = self.core.lock().snapshot.pod(&pod.key).is_none_or(|p| p.uid != pod.uid);
+        self.apply(|core, now| core.not_bound(pod, reservation, gone, now));
+        if gone {
+            debug!(pod = %pod.key, "{message}");
+            return Outcome::Error;
+        }
         warn!(pod = %pod.key, "{message}");
-        self.apply(|core, now| {
-            let gone = core.snapshot.pod(&pod.key).is_none_or(|p| p.uid != pod.uid);
-            core.not_bound(pod, reservation, gone, now);
-        });
         self.recorder.warning(&about(pod), "FailedScheduling", message.clone());
         self.write_status(pod, Some(("SchedulerError", &message)), Some(None)).await;
         Outcome::Error
