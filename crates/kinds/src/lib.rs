@@ -13,6 +13,7 @@ pub mod config_map;
 pub mod core;
 pub mod csi_driver;
 pub mod csi_node;
+pub mod csi_storage_capacity;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;
@@ -47,6 +48,7 @@ pub mod storage_class;
 pub mod strategy;
 mod support;
 pub mod volume_attachment;
+pub mod volume_attributes_class;
 pub mod warnings;
 
 pub use kind::*;
@@ -84,6 +86,8 @@ pub static ALL: &[&dyn AnyKind] = &[
     &csi_node::CSI_NODE,
     &csi_driver::CSI_DRIVER,
     &volume_attachment::VOLUME_ATTACHMENT,
+    &csi_storage_capacity::CSI_STORAGE_CAPACITY,
+    &volume_attributes_class::VOLUME_ATTRIBUTES_CLASS,
     &pod_disruption_budget::POD_DISRUPTION_BUDGET,
     &runtime_class::RUNTIME_CLASS,
     &ingress::INGRESS,

@@ -6,7 +6,7 @@ use crate::support::{FIELD_IMMUTABLE, age, column, json, plain, push_invalid, te
 use k8s_openapi::api::core::v1::TopologySelectorTerm;
 use k8s_openapi::api::storage::v1::StorageClass;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const DEFAULT_ANNOTATIONS: &[&str] =
     &["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
@@ -74,29 +74,34 @@ pub fn is_default(class: &StorageClass) -> bool {
     DEFAULT_ANNOTATIONS.iter().any(|a| annotations.and_then(|m| m.get(*a)).is_some_and(|v| v == "true"))
 }
 
-fn validate(class: &StorageClass) -> FieldErrors {
+pub(crate) fn check_provisioner(name: &str, path: &Path) -> FieldErrors {
+    if name.is_empty() {
+        return vec![FieldError::required(path, "")];
+    }
+    let (mut errors, lower) = (Vec::new(), name.to_lowercase());
+    push_invalid(&mut errors, path, &lower, rules::is_qualified_name(&lower));
+    errors
+}
+
+pub(crate) fn check_parameters(parameters: Option<&BTreeMap<String, String>>, path: &Path) -> FieldErrors {
     let mut errors = Vec::new();
-    let path = Path::new("provisioner");
-    if class.provisioner.is_empty() {
-        errors.push(FieldError::required(&path, ""));
-    } else {
-        let lower = class.provisioner.to_lowercase();
-        push_invalid(&mut errors, &path, &lower, rules::is_qualified_name(&lower));
+    let Some(parameters) = parameters else { return errors };
+    if parameters.len() > MAX_PARAMETERS {
+        return vec![FieldError::too_long(path, MAX_PARAMETERS)];
     }
-    if let Some(parameters) = &class.parameters {
-        let path = Path::new("parameters");
-        if parameters.len() > MAX_PARAMETERS {
-            errors.push(FieldError::too_long(&path, MAX_PARAMETERS));
-        } else {
-            if parameters.contains_key("") {
-                errors.push(FieldError::invalid(&path, "", "field can not be empty."));
-            }
-            let bytes: usize = parameters.iter().map(|(k, v)| k.len() + v.len()).sum();
-            if bytes > MAX_PARAMETER_BYTES {
-                errors.push(FieldError::too_long(&path, MAX_PARAMETER_BYTES));
-            }
-        }
+    if parameters.contains_key("") {
+        errors.push(FieldError::invalid(path, "", "field can not be empty."));
     }
+    let bytes: usize = parameters.iter().map(|(k, v)| k.len() + v.len()).sum();
+    if bytes > MAX_PARAMETER_BYTES {
+        errors.push(FieldError::too_long(path, MAX_PARAMETER_BYTES));
+    }
+    errors
+}
+
+fn validate(class: &StorageClass) -> FieldErrors {
+    let mut errors = check_provisioner(&class.provisioner, &Path::new("provisioner"));
+    errors.extend(check_parameters(class.parameters.as_ref(), &Path::new("parameters")));
     if let Some(policy) = class.reclaim_policy.as_deref().filter(|p| !matches!(*p, "" | "Delete" | "Retain"))
     {
         errors.push(FieldError::not_supported(&Path::new("reclaimPolicy"), policy, &["Delete", "Retain"]));

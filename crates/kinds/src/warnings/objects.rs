@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{IPBlock, Ingress, NetworkPolicy};
 use k8s_openapi::api::node::v1::RuntimeClass;
-use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSIStorageCapacity, StorageClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meta::{Path, Quantity};
 use std::collections::BTreeMap;
@@ -170,6 +170,22 @@ pub fn storage_class(class: &StorageClass) -> Vec<String> {
             if let Some(why) = node_label(&expression.key) {
                 out.push(format!("allowedTopologies[{i}].matchLabelExpressions[{j}].key: {why}"));
             }
+        }
+    }
+    out
+}
+
+pub fn csi_storage_capacity(capacity: &CSIStorageCapacity) -> Vec<String> {
+    let Some(topology) = &capacity.node_topology else { return Vec::new() };
+    let mut out = Vec::new();
+    for (i, expression) in topology.match_expressions.iter().flatten().enumerate() {
+        if let Some(why) = node_label(&expression.key) {
+            out.push(format!("nodeTopology.matchExpressions[{i}].key: {} is {why}", expression.key));
+        }
+    }
+    for label in topology.match_labels.iter().flat_map(BTreeMap::keys) {
+        if let Some(why) = node_label(label) {
+            out.push(format!("nodeTopology.matchLabels.{label}: {why}"));
         }
     }
     out
