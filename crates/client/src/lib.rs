@@ -5,6 +5,7 @@
 //! a thin async shell runs it.
 
 pub mod connect;
+pub mod delegated;
 pub mod events;
 pub mod identity;
 pub mod informer;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::delegated::ApiReviews;
 use client::informer::Options;
 use client::{Informer, Informers, Recorder};
 use cri::{ImageApi, RuntimeApi};
@@ -27,7 +28,7 @@ use crate::node::{self, StatusSource};
 use crate::node_status::{Settings, Source};
 use crate::pods::{Change, Pods, follow};
 use crate::pulled::Pulled;
-use crate::server::auth::{ApiReviews, Gate};
+use crate::server::auth::Gate;
 use crate::server::listen::TlsError;
 use crate::server::stats::Collector;
 use crate::server::{self, Server, tls_config};

@@ -5,24 +5,20 @@ use crate::paths::DataDir;
 use anyhow::Context;
 use auth::User;
 use auth::pki::{Authority, Leaf};
+use client::delegated::{Access, ApiReviews, Delegated, Reviews, Ttls};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use k8s_openapi::api::authorization::v1::{
-    NonResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
-};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, PostParams};
-use kubelet::server::auth::{ApiReviews, Reviews};
+use kube::api::Api;
 use rustls::ServerConfig;
 use serde_json::json;
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -35,10 +31,11 @@ const MAX_CONNECTIONS: usize = 256;
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed, as it does when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long an answer of the API server holds (upstream's `--authorization-webhook-cache-authorized-ttl`).
-const ANSWER_TTL: Duration = Duration::from_secs(10);
-/// Answers remembered; when there are more, all are forgotten.
-const MAX_ANSWERS: usize = 1024;
+/// Upstream's `--authentication-token-webhook-cache-ttl` and `--authorization-webhook-cache-{,un}authorized-ttl`.
+const TTLS: Ttls = {
+    let ttl = Duration::from_secs(10);
+    Ttls { token: ttl, bad_token: ttl, allowed: ttl, denied: ttl }
+};
 const ANONYMOUS: &str = "system:anonymous";
 
 #[derive(Clone, Debug, clap::Args)]
@@ -113,7 +110,8 @@ impl Port {
             None => published_ca(client).await?,
         };
         let tls = kubelet::server::tls_config(&certificate, &key, &client_ca)?;
-        let gate = Gate::new(client.clone(), self.authorization_always_allow_paths.clone());
+        let reviews = Arc::new(ApiReviews { client: client.clone() });
+        let gate = Gate::new(reviews, self.authorization_always_allow_paths.clone());
         Ok(Some(Secure { listener, tls: Arc::new(tls), gate: Arc::new(gate) }))
     }
 }
@@ -238,42 +236,16 @@ enum Refusal {
     Failed(String),
 }
 
-/// Who asked, with which verb, for which path.
-type Question = (String, Vec<String>, String, String);
-
-/// Decides on requests; remembers for a while what the API server said.
+/// Decides on requests.
 struct Gate {
-    client: kube::Client,
+    api: Delegated,
     /// Paths that anyone may get.
     open: Vec<String>,
-    tokens: Remembered<String, Option<User>>,
-    permissions: Remembered<Question, bool>,
-}
-
-struct Remembered<K, V>(Mutex<HashMap<K, (V, Instant)>>);
-
-impl<K: std::hash::Hash + Eq, V: Clone> Remembered<K, V> {
-    fn new() -> Self {
-        Self(Mutex::new(HashMap::new()))
-    }
-
-    fn get(&self, key: &K, now: Instant) -> Option<V> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(key).filter(|(_, until)| now < *until).map(|(value, _)| value.clone())
-    }
-
-    fn put(&self, key: K, value: V, now: Instant) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= MAX_ANSWERS {
-            all.clear();
-        }
-        all.insert(key, (value, now + ANSWER_TTL));
-    }
 }
 
 impl Gate {
-    fn new(client: kube::Client, open: Vec<String>) -> Self {
-        Self { client, open, tokens: Remembered::new(), permissions: Remembered::new() }
+    fn new(reviews: Arc<dyn Reviews>, open: Vec<String>) -> Self {
+        Self { api: Delegated::new(reviews, TTLS), open }
     }
 
     /// Whether anyone may get the path; a `*` at the end of what was given stands for the rest.
@@ -294,54 +266,67 @@ impl Gate {
     ) -> Result<(), Refusal> {
         let user = match (certificate, token) {
             (Some(user), _) => user,
-            (None, Some(token)) => self.user_of(token, now).await?.ok_or(Refusal::Unauthorized)?,
+            (None, Some(token)) => {
+                let user = self.api.user_of_token(token, now).await.map_err(|error| {
+                    tracing::error!(%error, "cannot review a token");
+                    Refusal::Unauthorized
+                })?;
+                user.ok_or(Refusal::Unauthorized)?
+            }
             (None, None) => User {
                 name: ANONYMOUS.to_owned(),
                 groups: vec!["system:unauthenticated".to_owned()],
                 ..User::default()
             },
         };
-        if self.is_open(path) || self.may(&user, verb, path, now).await? {
+        if self.is_open(path) {
             return Ok(());
         }
-        Err(Refusal::Forbidden(user.name))
+        let access = Access::Path { verb: verb.to_owned(), path: path.to_owned() };
+        match self.api.may(&user, &access, now).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Refusal::Forbidden(user.name)),
+            Err(error) => Err(Refusal::Failed(format!("cannot authorize the request: {error}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use async_trait::async_trait;
+    use client::delegated::AskError;
+
+    struct OnlyMonitoring;
+
+    #[async_trait]
+    impl Reviews for OnlyMonitoring {
+        async fn user_of_token(&self, token: &str) -> Result<Option<User>, AskError> {
+            Ok((token == "good").then(|| User { name: "monitoring".into(), ..User::default() }))
+        }
+        async fn may(&self, user: &User, access: &Access) -> Result<bool, AskError> {
+            let metrics = Access::Path { verb: "get".into(), path: "/metrics".into() };
+            Ok(user.name == "monitoring" && *access == metrics)
+        }
     }
 
-    async fn user_of(&self, token: &str, now: Instant) -> Result<Option<User>, Refusal> {
-        if let Some(user) = self.tokens.get(&token.to_owned(), now) {
-            return Ok(user);
-        }
-        let asked = ApiReviews { client: self.client.clone() }.user_of_token(token).await;
-        let user = asked.map_err(|error| {
-            tracing::error!(%error, "cannot review a token");
-            Refusal::Unauthorized
-        })?;
-        self.tokens.put(token.to_owned(), user.clone(), now);
-        Ok(user)
-    }
-
-    async fn may(&self, user: &User, verb: &str, path: &str, now: Instant) -> Result<bool, Refusal> {
-        let question: Question = (user.name.clone(), user.groups.clone(), verb.to_owned(), path.to_owned());
-        if let Some(allowed) = self.permissions.get(&question, now) {
-            return Ok(allowed);
-        }
-        let attributes = NonResourceAttributes { path: Some(path.to_owned()), verb: Some(verb.to_owned()) };
-        let review = SubjectAccessReview {
-            spec: SubjectAccessReviewSpec {
-                user: Some(user.name.clone()),
-                uid: Some(user.uid.clone()).filter(|uid| !uid.is_empty()),
-                groups: Some(user.groups.clone()),
-                extra: Some(user.extra.clone()),
-                non_resource_attributes: Some(attributes),
-                ..SubjectAccessReviewSpec::default()
-            },
-            ..SubjectAccessReview::default()
+    #[tokio::test]
+    async fn health_is_open_and_metrics_are_for_whom_the_api_server_lets() {
+        let gate = Gate::new(Arc::new(OnlyMonitoring), vec!["/healthz".to_owned(), "/live*".to_owned()]);
+        let check = async |token: Option<&str>, path: &str, expect: &str| {
+            let said = match gate.admit(None, token, "get", path, Instant::now()).await {
+                Ok(()) => "served".to_owned(),
+                Err(Refusal::Unauthorized) => "unauthorized".to_owned(),
+                Err(Refusal::Forbidden(user)) => format!("forbidden to {user}"),
+                Err(Refusal::Failed(why)) => why,
+            };
+            assert_eq!(said, expect, "{token:?} {path}");
         };
-        let api: Api<SubjectAccessReview> = Api::all(self.client.clone());
-        let answer = api.create(&PostParams::default(), &review).await;
-        let answer = answer.map_err(|e| Refusal::Failed(format!("cannot authorize the request: {e}")))?;
-        let allowed = answer.status.is_some_and(|status| status.allowed);
-        self.permissions.put(question, allowed, now);
-        Ok(allowed)
+        check(None, "/healthz", "served").await;
+        check(None, "/livez", "served").await;
+        check(None, "/metrics", "forbidden to system:anonymous").await;
+        check(Some("bad"), "/healthz", "unauthorized").await;
+        check(Some("good"), "/metrics", "served").await;
+        check(Some("good"), "/configz", "forbidden to monitoring").await;
     }
 }

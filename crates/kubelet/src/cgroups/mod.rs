@@ -154,7 +154,8 @@ impl Cgroups {
     pub fn update_burstable<'a>(&self, pods: impl IntoIterator<Item = &'a Pod>) -> io::Result<()> {
         let burstable = pods.into_iter().filter(|pod| qos_class(pod) == "Burstable");
         let cpu_shares = Some(shares(burstable.map(requested_cpu_millis).sum()));
-        self.set(&format!("{KUBEPODS}/burstable"), &Resources { cpu_shares, ..Resources::default() })
+        // made again where it is gone: another cluster of this machine, at its end, takes empty ones with it
+        self.create(&format!("{KUBEPODS}/burstable"), &Resources { cpu_shares, ..Resources::default() })
     }
 
     /// Makes a cgroup in every tree, if it is not there, and sets its limits.

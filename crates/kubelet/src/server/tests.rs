@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ::auth::User;
 use ::auth::pki::{Authority, Leaf};
 use async_trait::async_trait;
+use client::delegated::{Access, AskError, Reviews};
 use cri::fake::FakeRuntime;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -15,7 +16,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::auth::{Access, AskError, Reviews};
 use super::*;
 
 struct Pods(Vec<Arc<Pod>>);
