@@ -105,9 +105,14 @@ impl Call<'_> {
         self.resources.cache.catch_up().await?;
         let cache = &self.target.cache;
         let mut current = cache.get(self.namespace, name);
+        // As this call marked it for removal at once: whoever saw that may have been faster to remove it.
+        let mut marked = None;
         for _ in 0..DELETE_ATTEMPTS {
-            let Some(entry) = current else { return Err(ApiError::not_found(&self.target.gr, name)) };
-            match self.delete_once(&entry, options.clone()).await {
+            let Some(entry) = current else {
+                let gone = marked.map(|entry| Deleted { entry, gone: true });
+                return gone.ok_or_else(|| ApiError::not_found(&self.target.gr, name));
+            };
+            match self.delete_once(&entry, options.clone(), &mut marked).await {
                 Ok(deleted) => return Ok(deleted),
                 Err(Refused::Api(error)) => return Err(error),
                 Err(Refused::Conflict(found)) => {
@@ -120,7 +125,12 @@ impl Call<'_> {
         Err(ApiError::modified(&self.target.gr, name))
     }
 
-    async fn delete_once(&self, entry: &Arc<Entry>, options: DeleteOptions) -> Result<Deleted, Refused> {
+    async fn delete_once(
+        &self,
+        entry: &Arc<Entry>,
+        options: DeleteOptions,
+        to_remove: &mut Option<Arc<Entry>>,
+    ) -> Result<Deleted, Refused> {
         let dry_run = is_dry_run(&options);
         let name = entry.name();
         let mut object = entry.object()?;
@@ -154,6 +164,7 @@ impl Call<'_> {
                 if dry_run {
                     return Ok(Deleted { entry: marked, gone: true });
                 }
+                *to_remove = Some(marked.clone());
                 self.remove(&marked, false).await
             }
         }

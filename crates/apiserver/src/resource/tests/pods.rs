@@ -1,7 +1,10 @@
 //! Pods and workloads: binding, graceful deletion, eviction, status and scale.
 
 use super::harness::{Api, JSON, message, version};
+use crate::resource::{AdmitAll, Config, Resources};
 use serde_json::{Value, json};
+use std::sync::Arc;
+use store::{Expect, KeyValue, Page, Range, Revision, Store, StoreError, Watch, Write, Written};
 
 const PODS: &str = "/api/v1/namespaces/a/pods";
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/a/deployments";
@@ -208,4 +211,56 @@ async fn objects_come_in_yaml_and_protobuf() {
         (&back["metadata"]["uid"], &back["spec"]["containers"][0]["image"]),
         (&plain["metadata"]["uid"], &json!("demo:1"))
     );
+}
+
+/// Removes whatever is written with a mark of deletion, as a kubelet does that sees the mark at once.
+struct Hasty(Arc<store::Embedded>);
+
+#[async_trait::async_trait]
+impl Store for Hasty {
+    async fn write(&self, write: Write) -> Result<Written, StoreError> {
+        let value = String::from_utf8_lossy(write.value.as_deref().unwrap_or_default()).into_owned();
+        let key = write.key.clone();
+        let written = self.0.write(write).await?;
+        if value.contains("deletionTimestamp") {
+            self.0.write(Write { key, expect: Expect::Any, value: None, ttl: None }).await?;
+        }
+        Ok(written)
+    }
+    async fn get(&self, key: &str) -> Result<Option<KeyValue>, StoreError> {
+        self.0.get(key).await
+    }
+    async fn range(&self, range: Range) -> Result<Page, StoreError> {
+        self.0.range(range).await
+    }
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+        self.0.watch(prefix, after).await
+    }
+    async fn revision(&self) -> Result<Revision, StoreError> {
+        self.0.revision().await
+    }
+    async fn check_readable(&self, at: Revision) -> Result<(), StoreError> {
+        self.0.check_readable(at).await
+    }
+    async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
+        self.0.compact(revision).await
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_its_kubelet_removes_first_was_deleted_all_the_same() {
+    let store = store::memory::open();
+    let hasty = Arc::new(Hasty(store.clone()));
+    let resources = Resources::start(hasty, kinds::ALL, Arc::new(AdmitAll), Config::default())
+        .await
+        .expect("an empty store");
+    let api = Api { resources, store };
+    api.created(PODS, &pod("p")).await;
+    api.post(&format!("{PODS}/p/binding"), &binding("p", "n1")).await;
+    let ended = json!({"status": {"phase": "Succeeded"}}).to_string();
+    let (code, _) = api.send("PATCH", &format!("{PODS}/p/status"), super::harness::MERGE, &ended).await;
+    assert_eq!(code, 200);
+    let (code, deleted) = api.delete(&format!("{PODS}/p")).await;
+    assert_eq!((code, &deleted["metadata"]["name"]), (200, &json!("p")), "{deleted}");
+    assert_eq!(api.get(&format!("{PODS}/p")).await.0, 404);
 }
