@@ -149,6 +149,9 @@ async fn run_all(client: Client, config: Config, shutdown: CancellationToken) {
     let ephemeral = shell("ephemeral-volume-controller", "ephemeral_volume");
     tasks.spawn(ephemeral.run(ephemeral::EphemeralVolumes, 1));
     tasks.spawn(own("pv-protection-controller").run(protection::VolumeProtection, n));
+    let classes =
+        shell("volumeattributesclass-protection-controller", "volumeattributesclass-protection-controller");
+    tasks.spawn(classes.run(protection::ClassProtection, 1));
     tasks.spawn(own("clusterrole-aggregation-controller").run(clusterrole::ClusterRoleAggregation, 1));
     tasks.spawn(namespace::run(own("namespace-controller"), n));
     tasks.spawn(quota::run(own("resourcequota-controller"), informers.clone(), n));

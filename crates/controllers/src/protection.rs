@@ -1,4 +1,4 @@
-//! Claims and volumes that are in use outlive their deletion until they no longer are: a finalizer holds them, which
+//! Claims, volumes and their classes of attributes that are in use outlive their deletion until they no longer are: a finalizer holds them, which
 //! admission puts there and these controllers take away.
 
 use crate::controller::{Controller, Watches};
@@ -7,6 +7,7 @@ use crate::refs::controller_of;
 use crate::world::{BY_CLAIM, World};
 use client::{Delta, Key};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use meta::Time;
@@ -14,6 +15,7 @@ use serde::Serialize;
 
 const OF_CLAIMS: &str = "kubernetes.io/pvc-protection";
 const OF_VOLUMES: &str = "kubernetes.io/pv-protection";
+const OF_CLASSES: &str = "kubernetes.io/vac-protection";
 
 /// The name of the claim a pod's volume is of, where it is of one.
 fn claim_of<'a>(pod: &Pod, volume: &'a Volume) -> Option<std::borrow::Cow<'a, str>> {
@@ -150,6 +152,61 @@ impl Controller for VolumeProtection {
     }
 }
 
+pub struct ClassProtection;
+
+impl Controller for ClassProtection {
+    const NAME: &'static str = "volumeattributesclass-protection-controller";
+
+    fn watches(w: &mut Watches) {
+        w.on(|w| &w.attributes_classes, |delta, _| due(delta, OF_CLASSES))
+            .on(|w| &w.claims, |delta, _| let_go(delta, classes_of_claim))
+            .on(|w| &w.volumes, |delta, _| let_go(delta, class_of_volume));
+    }
+
+    fn reconcile(&self, key: &Key, world: &World, _: Time) -> Plan {
+        let Some(class) = world.attributes_classes.get(key).filter(|c| is_due(&c.metadata, OF_CLASSES))
+        else {
+            return Plan::idle("the class is gone, or its finalizer as it should be");
+        };
+        let mut plan = Plan::default();
+        if class.metadata.deletion_timestamp.is_some() {
+            let named = |names: Vec<&str>| names.contains(&&*key.name);
+            if let Some(claim) = world.claims.list().iter().find(|c| named(classes_of_claim(c))) {
+                plan.because(format!("the claim {} is of the class", Key::of(&**claim)));
+                return plan;
+            }
+            if let Some(volume) = world.volumes.list().iter().find(|v| named(class_of_volume(v))) {
+                plan.because(format!("the volume {} is of the class", Key::of(&**volume)));
+                return plan;
+            }
+        }
+        plan.op(toggle::<VolumeAttributesClass>(&class, OF_CLASSES).tolerating(&[crate::plan::NOT_FOUND]));
+        plan
+    }
+}
+
+/// The class a claim asks for, the one it has, and the one it is being given.
+fn classes_of_claim(claim: &PersistentVolumeClaim) -> Vec<&str> {
+    let status = claim.status.as_ref();
+    let wanted = claim.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref());
+    let current = status.and_then(|s| s.current_volume_attributes_class_name.as_deref());
+    let target = status.and_then(|s| s.modify_volume_status.as_ref());
+    let target = target.and_then(|m| m.target_volume_attributes_class_name.as_deref());
+    [wanted, current, target].into_iter().flatten().collect()
+}
+
+fn class_of_volume(volume: &PersistentVolume) -> Vec<&str> {
+    let class = volume.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref());
+    class.into_iter().collect()
+}
+
+/// The classes an object was of and no longer is.
+fn let_go<K>(delta: &Delta<K>, classes: fn(&K) -> Vec<&str>) -> Vec<Key> {
+    let now = delta.new.as_deref().map(classes).unwrap_or_default();
+    let before = delta.old.as_deref().map(classes).unwrap_or_default();
+    before.into_iter().filter(|class| !now.contains(class)).map(|class| Key::new("", class)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,5 +264,30 @@ mod tests {
         sim.api.remove("pods", "ns", "p");
         sim.settle(minute);
         assert_eq!(claim(&sim), None);
+    }
+
+    #[test]
+    fn a_class_of_attributes_goes_once_no_claim_is_of_it() {
+        let mut sim = Sim::new(1);
+        sim.add(ClassProtection);
+        sim.api.put(json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass", "metadata": {"name": "gold"},
+            "driverName": "d", "parameters": {"iops": "1"},
+        }));
+        sim.api.put(json!({
+            "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"namespace": "ns", "name": "c"},
+            "spec": {"volumeAttributesClassName": "gold"},
+        }));
+        let minute = SignedDuration::from_secs(60);
+        sim.settle(minute);
+        let class = |sim: &Sim| sim.api.get("volumeattributesclasses", "", "gold");
+        assert_eq!(class(&sim).unwrap()["metadata"]["finalizers"], json!([OF_CLASSES]));
+        let path = "/apis/storage.k8s.io/v1/volumeattributesclasses/gold";
+        sim.api.call(&http::Method::DELETE, path, "application/json", b"{}");
+        sim.settle(minute);
+        assert!(class(&sim).is_some());
+        sim.api.remove("persistentvolumeclaims", "ns", "c");
+        sim.settle(minute);
+        assert_eq!(class(&sim), None);
     }
 }

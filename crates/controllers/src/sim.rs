@@ -33,6 +33,7 @@ pub(crate) const KINDS: &[(&str, &str, &str, bool)] = &[
     ("v1", "PersistentVolumeClaim", "persistentvolumeclaims", true),
     ("v1", "PersistentVolume", "persistentvolumes", false),
     ("storage.k8s.io/v1", "StorageClass", "storageclasses", false),
+    ("storage.k8s.io/v1", "VolumeAttributesClass", "volumeattributesclasses", false),
     ("batch/v1", "Job", "jobs", true),
     ("batch/v1", "CronJob", "cronjobs", true),
     ("coordination.k8s.io/v1", "Lease", "leases", true),

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
-use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::api::storage::v1::{StorageClass, VolumeAttributesClass};
 
 /// Index of pods, replica sets and revisions by the uid of their controller, [`ORPHANS`] where they have none.
 pub const BY_CONTROLLER: &str = "controller";
@@ -89,6 +89,7 @@ world! {
     claims: PersistentVolumeClaim = Options::all().index(UNBOUND, unbound_class);
     volumes: PersistentVolume = Options::all().index(BY_CLAIM_REF, claim_ref_of);
     storage_classes: StorageClass = Options::all();
+    attributes_classes: VolumeAttributesClass = Options::all();
     quotas: ResourceQuota = Options::all();
     replication_controllers: ReplicationController = Options::all();
     services: Service = Options::all();
