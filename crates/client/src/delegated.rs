@@ -61,18 +61,16 @@ impl Delegated {
         Self { reviews, ttls, tokens: Remembered::default(), permissions: Remembered::default() }
     }
 
-    /// The user of a token; `None` if it is not valid.
-    ///
-    /// # Errors
-    /// The API server gave no answer.
-    pub async fn user_of_token(&self, token: &str, now: Instant) -> Result<Option<User>, AskError> {
+    /// The user of a token; `None` if it is not valid, or the API server did not say.
+    pub async fn user_of_token(&self, token: &str, now: Instant) -> Option<User> {
         if let Some(user) = self.tokens.get(&token.to_owned(), now) {
-            return Ok(user);
+            return user;
         }
-        let user = self.reviews.user_of_token(token).await?;
+        let asked = self.reviews.user_of_token(token).await;
+        let user = asked.inspect_err(|error| tracing::error!(%error, "cannot review a token")).ok()?;
         let ttl = if user.is_some() { self.ttls.token } else { self.ttls.bad_token };
         self.tokens.put(token.to_owned(), user.clone(), now + ttl);
-        Ok(user)
+        user
     }
 
     /// Whether a user may.

@@ -22,7 +22,8 @@ fn claim_of<'a>(pod: &Pod, volume: &'a Volume) -> Option<std::borrow::Cow<'a, st
     match (&volume.persistent_volume_claim, &volume.ephemeral) {
         (Some(claim), _) => Some(claim.claim_name.as_str().into()),
         (None, Some(_)) => {
-            Some(format!("{}-{}", pod.metadata.name.as_deref().unwrap_or(""), volume.name).into())
+            let pod = pod.metadata.name.as_deref().unwrap_or("");
+            Some(meta::volumes::ephemeral_claim_name(pod, &volume.name).into())
         }
         (None, None) => None,
     }

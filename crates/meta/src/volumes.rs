@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{
     Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec,
     PersistentVolumeSpec,
 };
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::collections::BTreeMap;
@@ -22,6 +23,8 @@ pub const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 pub const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 /// The class, as claims and volumes once named it.
 pub const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
+/// The volume binding mode that leaves the binding to the scheduler; also the reason of the event that says so.
+pub const WAIT_FOR_FIRST_CONSUMER: &str = "WaitForFirstConsumer";
 /// What binders write as the value of their annotations.
 pub const YES: &str = "yes";
 const STORAGE: &str = "storage";
@@ -44,6 +47,11 @@ pub fn claim_class(claim: &PersistentVolumeClaim) -> Option<&str> {
 pub fn volume_class(volume: &PersistentVolume) -> &str {
     let of_spec = || volume.spec.as_ref()?.storage_class_name.as_deref();
     annotation(&volume.metadata, BETA_CLASS).or_else(of_spec).unwrap_or("")
+}
+
+/// Whether claims of the class are bound once a pod is scheduled, by the scheduler.
+pub fn waits_for_consumer(class: &StorageClass) -> bool {
+    class.volume_binding_mode.as_deref() == Some(WAIT_FOR_FIRST_CONSUMER)
 }
 
 /// The name of the claim that a pod's generic ephemeral volume gets.

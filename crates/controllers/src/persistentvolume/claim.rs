@@ -1,6 +1,6 @@
 //! What is to be done about a claim.
 
-use super::{WAIT_FOR_FIRST_CONSUMER, about, bind, warning};
+use super::{about, bind, warning};
 use crate::plan::{Note, Op, Plan};
 use crate::world::{BY_CLAIM, World};
 use client::Key;
@@ -105,7 +105,7 @@ fn check_fits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Resul
 fn choose(claim: &PersistentVolumeClaim, world: &World) -> Plan {
     let class = rules::claim_class(claim);
     let known = class.and_then(|name| world.storage_classes.find("", name));
-    let waits = known.as_ref().is_some_and(|c| waits_for_consumer(c));
+    let waits = known.as_ref().is_some_and(|c| rules::waits_for_consumer(c));
     if let Some(volume) = best_match(claim, &world.volumes.list(), !waits) {
         return bind(&volume, claim);
     }
@@ -142,10 +142,6 @@ fn best_match(
         }
     }
     by_modes.into_values().find_map(|group| Matches::of(claim, group, free).best(None, &[]).cloned())
-}
-
-fn waits_for_consumer(class: &StorageClass) -> bool {
-    class.volume_binding_mode.as_deref() == Some(WAIT_FOR_FIRST_CONSUMER)
 }
 
 /// A claim that left the choice of a class open gets the default one, also when that comes later.
@@ -185,7 +181,10 @@ fn waiting(claim: &PersistentVolumeClaim, world: &World) -> Note {
         .filter_map(|p| p.metadata.name.as_deref())
         .collect();
     let (reason, message) = match names.as_slice() {
-        [] => (WAIT_FOR_FIRST_CONSUMER, "waiting for first consumer to be created before binding".to_owned()),
+        [] => (
+            rules::WAIT_FOR_FIRST_CONSUMER,
+            "waiting for first consumer to be created before binding".to_owned(),
+        ),
         [one] => ("WaitForPodScheduled", format!("waiting for pod {one} to be scheduled")),
         many => ("WaitForPodScheduled", format!("waiting for pods {} to be scheduled", many.join(","))),
     };

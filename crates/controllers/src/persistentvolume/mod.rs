@@ -23,7 +23,6 @@ pub const UNBOUND: &str = "unbound";
 pub const BY_CLAIM_REF: &str = "claim-ref";
 /// Not the name of a class.
 const NO_CLASS: &str = "/";
-const WAIT_FOR_FIRST_CONSUMER: &str = "WaitForFirstConsumer";
 
 pub(crate) fn unbound_class(claim: &PersistentVolumeClaim) -> Vec<String> {
     if rules::annotation(&claim.metadata, rules::BIND_COMPLETED).is_some() {

@@ -1,6 +1,7 @@
 use super::*;
 use crate::sim::Sim;
 use k8s_openapi::jiff::SignedDuration;
+use meta::volumes::WAIT_FOR_FIRST_CONSUMER;
 use serde_json::{Value, json};
 
 fn merge(into: &mut Value, from: Value) {

@@ -266,13 +266,7 @@ impl Gate {
     ) -> Result<(), Refusal> {
         let user = match (certificate, token) {
             (Some(user), _) => user,
-            (None, Some(token)) => {
-                let user = self.api.user_of_token(token, now).await.map_err(|error| {
-                    tracing::error!(%error, "cannot review a token");
-                    Refusal::Unauthorized
-                })?;
-                user.ok_or(Refusal::Unauthorized)?
-            }
+            (None, Some(token)) => self.api.user_of_token(token, now).await.ok_or(Refusal::Unauthorized)?,
             (None, None) => User {
                 name: ANONYMOUS.to_owned(),
                 groups: vec!["system:unauthenticated".to_owned()],

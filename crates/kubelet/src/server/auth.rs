@@ -85,13 +85,7 @@ impl Gate {
     ) -> Result<User, Refusal> {
         let user = match (certificate.and_then(auth::x509::user), token) {
             (Some(user), _) => user,
-            (None, Some(token)) => {
-                let user = self.api.user_of_token(token, now).await.map_err(|error| {
-                    tracing::error!(%error, "cannot review a token");
-                    Refusal::Unauthorized
-                })?;
-                user.ok_or(Refusal::Unauthorized)?
-            }
+            (None, Some(token)) => self.api.user_of_token(token, now).await.ok_or(Refusal::Unauthorized)?,
             (None, None) => return Err(Refusal::Unauthorized),
         };
         let (verb, subresources) = needs(method, path);

@@ -5,7 +5,7 @@ use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
 use k8s_openapi::api::core::v1::PersistentVolume;
-use k8s_openapi::api::storage::v1::StorageClass;
+use meta::volumes::waits_for_consumer;
 use std::collections::BTreeMap;
 
 pub struct VolumeZone;
@@ -22,7 +22,6 @@ const LABELS: [(&str, &str); 4] = [
 ];
 /// Between the zones of a volume that is in several.
 const SEPARATOR: &str = "__";
-const WAIT_FOR_FIRST_CONSUMER: &str = "WaitForFirstConsumer";
 
 /// Where a volume is, by one of its labels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,10 +64,6 @@ impl<'a> Filter<'a> for Zoned {
     fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a> {
         Box::new(self.clone())
     }
-}
-
-fn waits_for_consumer(class: &StorageClass) -> bool {
-    class.volume_binding_mode.as_deref() == Some(WAIT_FOR_FIRST_CONSUMER)
 }
 
 /// What the pod's volumes ask of a node.

@@ -23,7 +23,6 @@ const NONE_TO_BIND: &str = "node(s) didn't find available persistent volumes to 
 const NO_SPACE: &str = "node(s) did not have enough free storage";
 const NO_VOLUME: &str = "node(s) unavailable due to one or more pvc(s) bound to non-existent pv(s)";
 const UNBOUND: &str = "pod has unbound immediate PersistentVolumeClaims";
-const WAIT_FOR_FIRST_CONSUMER: &str = "WaitForFirstConsumer";
 const MIGRATED_PLUGINS: &str = "storage.alpha.kubernetes.io/migrated-plugins";
 
 type Claim = Arc<PersistentVolumeClaim>;
@@ -79,7 +78,7 @@ fn usable<'a>(pod: &PodInfo, of: &PodClaim, cluster: &'a Snapshot) -> Result<&'a
 /// Whether the class leaves the binding of the claim to the scheduler.
 fn waits_for_consumer(claim: &PersistentVolumeClaim, cluster: &Snapshot) -> bool {
     let class = rules::claim_class(claim).and_then(|name| cluster.volumes.class(name));
-    class.is_some_and(|c| c.volume_binding_mode.as_deref() == Some(WAIT_FOR_FIRST_CONSUMER))
+    class.is_some_and(|c| rules::waits_for_consumer(c))
 }
 
 impl<'a> Wanted<'a> {
