@@ -77,7 +77,7 @@ pub async fn rotate(
         fs::remove_file(old.remove(0))?;
     }
     crate::execute::blocking(move || old.iter().try_for_each(|file| compress(file))).await?;
-    let moved = PathBuf::from(format!("{}.{}", path.display(), now.strftime("%Y%m%d-%H%M%S")));
+    let moved = unused_name(path, now);
     fs::rename(path, &moved)?;
     if let Err(e) = runtime.reopen_container_log(container_id).await {
         fs::rename(&moved, path)?;
@@ -87,17 +87,39 @@ pub async fn rotate(
 }
 
 /// Compresses a rotated log, if it is not yet. What a compression that was broken off left is overwritten.
-fn compress(path: &Path) -> io::Result<()> {
+pub fn compress(path: &Path) -> io::Result<()> {
     if path.extension().is_some_and(|e| e == "gz") {
         return Ok(());
     }
-    let name = |suffix: &str| PathBuf::from(format!("{}{suffix}", path.display()));
+    let unfinished = with_suffix(path, ".tmp");
     let mut packed =
-        flate2::write::GzEncoder::new(fs::File::create(name(".tmp"))?, flate2::Compression::default());
+        flate2::write::GzEncoder::new(fs::File::create(&unfinished)?, flate2::Compression::default());
     io::copy(&mut fs::File::open(path)?, &mut packed)?;
     packed.finish()?.set_permissions(fs::metadata(path)?.permissions())?;
-    fs::rename(name(".tmp"), name(".gz"))?;
+    fs::rename(unfinished, compressed(path))?;
     fs::remove_file(path)
+}
+
+/// Where a rotated log is once it is compressed.
+pub fn compressed(path: &Path) -> PathBuf {
+    with_suffix(path, ".gz")
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// The name for a log that is moved away; of the next second if one was already moved in this.
+fn unused_name(path: &Path, mut now: meta::Time) -> PathBuf {
+    loop {
+        let name = with_suffix(path, &format!(".{}", now.strftime("%Y%m%d-%H%M%S")));
+        if !name.exists() && !compressed(&name).exists() {
+            return name;
+        }
+        now += std::time::Duration::from_secs(1);
+    }
 }
 
 /// The rotated files of a log, the oldest first.

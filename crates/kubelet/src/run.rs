@@ -282,9 +282,17 @@ impl Kubelet {
         }
         self.end_orphans().await;
         self.remove_orphaned_dirs().await;
+        // compressing a log takes its time: pods do not wait for it
+        let (shared, actors) = (self.shared.clone(), self.pods.clone());
+        tasks.spawn(async move {
+            let mut logs = tokio::time::interval(shared.config.container_log_monitor_interval);
+            logs.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                logs.tick().await;
+                crate::housekeeping::rotate_logs(&shared, &actors).await;
+            }
+        });
         let mut orphans = tokio::time::interval(ORPHANS);
-        let mut logs = tokio::time::interval(config.container_log_monitor_interval);
-        logs.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -292,7 +300,6 @@ impl Kubelet {
                 () = shutdown.cancelled() => return Ok(()),
                 Some(change) = changes.recv() => self.take(change),
                 _ = orphans.tick() => self.end_orphans().await,
-                _ = logs.tick() => crate::housekeeping::rotate_logs(&self.shared, &self.pods).await,
                 _ = housekeeping.tick() => {
                     let known: std::collections::HashSet<_> =
                         pods.list().iter().filter_map(|p| p.metadata.uid.clone()).collect();

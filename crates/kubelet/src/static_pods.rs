@@ -1,7 +1,7 @@
 //! Static pods: those of files. The API shows a mirror of each, which only reports; the file decides.
 
-use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -140,6 +140,7 @@ pub async fn run(
         tracing::info!(error = %e, path = %dir.display(), "the directory of static pods cannot be watched");
     }
     let mut running: BTreeMap<String, Arc<Pod>> = BTreeMap::new();
+    let mut told = BTreeSet::new();
     loop {
         let wanted = read_all(&dir, &shared.config.node_name);
         let alive = |uid: &String| pods.get(uid).is_some_and(|h| !h.done.is_cancelled());
@@ -148,7 +149,9 @@ pub async fn run(
             let mut ended = Pod::clone(pod);
             ended.metadata.deletion_grace_period_seconds =
                 ended.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
-            tracing::info!(uid, "the manifest of a static pod is gone");
+            if told.insert(uid.clone()) {
+                tracing::info!(uid, "the manifest of a static pod is gone");
+            }
             pods.update_static(Arc::new(ended.clone()), None);
             pods.gone(&ended);
         }
@@ -167,6 +170,7 @@ pub async fn run(
         }
         remove_stale_mirrors(&shared.client, &informer, &wanted).await;
         running.retain(|uid, _| wanted.contains_key(uid) || alive(uid));
+        told.retain(|uid| running.contains_key(uid) && !wanted.contains_key(uid));
         let ending = running.keys().any(|uid| !wanted.contains_key(uid));
         running.extend(wanted);
         let pause = if ending { Duration::from_secs(1) } else { RECHECK };

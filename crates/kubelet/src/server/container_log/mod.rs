@@ -17,7 +17,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, BufReader};
 use tokio::sync::mpsc;
 
-use follow::{Change, Watch};
+use follow::Watch;
 
 /// Read from the file at once.
 const READ_BYTES: usize = 64 << 10;
@@ -47,9 +47,12 @@ where
     F: Future<Output = bool> + Send,
 {
     let path = tokio::fs::canonicalize(path).await?;
-    // watched before it is read: what is written in between wakes us
-    let mut watch = if options.follow { Some(Watch::new(&path)?) } else { None };
-    let mut file = File::open(&path).await?;
+    let (mut file, mut watch) = if options.follow {
+        let (file, watch) = Watch::open(&path).await?;
+        (file, Some(watch))
+    } else {
+        (File::open(&path).await?, None)
+    };
     if let Some(lines) = options.tail_lines {
         let start = tail_start(&mut file, lines).await?;
         file.seek(SeekFrom::Start(start)).await?;
@@ -59,27 +62,28 @@ where
     let mut writer = Writer::new(options);
     let mut line = Vec::new();
     let mut batch = BytesMut::new();
-    let mut ended = false;
-    let mut closed = false;
+    // that no file of the log is written any more
+    let mut ended = watch.is_none();
+    let mut asked = false;
     let mut pause = FIRST_LOOK;
     loop {
-        // everything that is there
+        // decided before the file is read to its end, so that nothing comes after
+        let complete = watch.as_ref().is_none_or(|watch| ended || watch.finished(false));
         while lines_left != Some(0) {
             let limit = MAX_LINE_BYTES.saturating_sub(line.len() as u64);
             let count = (&mut reader).take(limit).read_until(b'\n', &mut line).await?;
-            let complete = line.ends_with(b"\n") || line.len() as u64 >= MAX_LINE_BYTES;
-            if !complete && (options.follow && !ended || line.is_empty()) {
+            let whole = line.ends_with(b"\n") || line.len() as u64 >= MAX_LINE_BYTES;
+            if !whole && (!complete || line.is_empty()) {
                 break;
             }
             lines_left = lines_left.map(|left| left - 1);
-            let done = writer.write(&line, &mut batch);
+            let limited = writer.write(&line, &mut batch);
             line.clear();
-            if batch.len() >= SEND_BYTES && out.send(batch.split().freeze()).await.is_err() {
+            if (limited || batch.len() >= SEND_BYTES) && out.send(batch.split().freeze()).await.is_err() {
                 return Ok(());
             }
-            if done {
-                lines_left = Some(0);
-                ended = true;
+            if limited {
+                return Ok(());
             }
             if count == 0 {
                 break;
@@ -88,41 +92,31 @@ where
         if !batch.is_empty() && out.send(batch.split().freeze()).await.is_err() {
             return Ok(());
         }
-        let Some(watch) = watch.as_mut().filter(|_| !ended) else { return Ok(()) };
-        if !running().await {
+        let Some(watch) = watch.as_mut() else { return Ok(()) };
+        if complete && watch.finished(ended) {
+            // one that is removed already is skipped: only so many are kept
+            if let Some(next) = watch.advance().await? {
+                reader = BufReader::with_capacity(READ_BYTES, next);
+            }
+            continue;
+        }
+        if ended {
+            return Ok(());
+        }
+        if (!asked || watch.closed()) && !running().await {
             // one more pass for what was written meanwhile
+            watch.catch_up()?;
             ended = true;
             continue;
         }
-        let change = tokio::select! {
-            change = watch.next() => Some(change?),
-            () = tokio::time::sleep(pause), if closed => None,
+        asked = true;
+        tokio::select! {
+            changed = watch.changed() => {
+                changed?;
+                pause = FIRST_LOOK;
+            }
+            () = tokio::time::sleep(pause), if watch.closed() => pause = (pause * 2).min(LAST_LOOK),
             () = out.closed() => return Ok(()),
-        };
-        match change {
-            Some(Change::Recreated) => {
-                // the rest of the old file first: it is complete now
-                let mut rest = Vec::new();
-                reader.read_to_end(&mut rest).await?;
-                line.extend_from_slice(&rest);
-                for line in line.split_inclusive(|byte| *byte == b'\n') {
-                    ended |= writer.write(line, &mut batch);
-                }
-                line.clear();
-                match File::open(&path).await {
-                    Ok(file) => reader = BufReader::with_capacity(READ_BYTES, file),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(error),
-                }
-                closed = false;
-                pause = FIRST_LOOK;
-            }
-            Some(Change::Closed) => {
-                closed = true;
-                pause = FIRST_LOOK;
-            }
-            Some(Change::Written) => {}
-            None => pause = (pause * 2).min(LAST_LOOK),
         }
     }
 }
@@ -192,36 +186,132 @@ mod tests {
         assert_eq!(text("2026-06-01T00:00:01Z stdout F on", "").await, "on");
     }
 
+    /// A log that is followed; its container runs until it is dropped.
+    struct Followed {
+        directory: tempfile::TempDir,
+        running: Arc<AtomicBool>,
+        lines: mpsc::Receiver<Bytes>,
+        task: tokio::task::JoinHandle<io::Result<()>>,
+    }
+
+    impl Followed {
+        /// Its first line is read already: from then on it is watched.
+        async fn start() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("0.log");
+            write(&mut std::fs::File::create(&path).unwrap(), "first");
+            let running = Arc::new(AtomicBool::new(true));
+            // a queue of one: the reader goes no further than the client
+            let (sender, lines) = mpsc::channel(1);
+            let task = tokio::spawn({
+                let running = running.clone();
+                async move {
+                    let options = Options { follow: true, ..Options::default() };
+                    read(&path, &options, || std::future::ready(running.load(Ordering::Acquire)), sender)
+                        .await
+                }
+            });
+            let mut followed = Self { directory, running, lines, task };
+            followed.expect("first\n").await;
+            followed
+        }
+
+        fn path(&self, name: &str) -> std::path::PathBuf {
+            self.directory.path().join(name)
+        }
+
+        fn open(&self) -> std::fs::File {
+            std::fs::OpenOptions::new().create(true).append(true).open(self.path("0.log")).unwrap()
+        }
+
+        fn rename(&self, from: &str, to: &str) {
+            std::fs::rename(self.path(from), self.path(to)).unwrap();
+        }
+
+        /// The next that the client gets, in whatever pieces.
+        async fn expect(&mut self, text: &str) {
+            let mut got = Vec::new();
+            while got.len() < text.len() {
+                got.extend_from_slice(&self.lines.recv().await.expect("more of the log"));
+            }
+            assert_eq!(String::from_utf8(got).unwrap(), text);
+        }
+
+        async fn ends(mut self) {
+            assert_eq!(self.lines.recv().await, None);
+            self.task.await.unwrap().unwrap();
+        }
+    }
+
+    fn write(file: &mut std::fs::File, text: &str) {
+        file.write_all(format!("2026-06-01T00:00:01Z stdout F {text}\n").as_bytes()).unwrap();
+    }
+
     #[tokio::test]
     async fn a_followed_log_grows_rotates_and_ends_with_the_container() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("0.log");
-        let line = |text: &str| format!("2026-06-01T00:00:01Z stdout F {text}\n");
-        std::fs::write(&path, line("first")).unwrap();
-        let running = Arc::new(AtomicBool::new(true));
-        let (sender, mut receiver) = mpsc::channel(16);
-        let task = tokio::spawn({
-            let (path, running) = (path.clone(), running.clone());
-            async move {
-                let options = Options { follow: true, ..Options::default() };
-                read(&path, &options, || std::future::ready(running.load(Ordering::Acquire)), sender).await
-            }
-        });
-        assert_eq!(receiver.recv().await.unwrap(), "first\n");
-        let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
-        file.write_all(line("second").as_bytes()).unwrap();
-        assert_eq!(receiver.recv().await.unwrap(), "second\n");
-        // rotation: moved away, then made anew by the runtime
-        std::fs::rename(&path, directory.path().join("0.log.1")).unwrap();
-        std::fs::write(&path, line("third")).unwrap();
-        assert_eq!(receiver.recv().await.unwrap(), "third\n");
-        let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
-        file.write_all(line("last").as_bytes()).unwrap();
-        running.store(false, Ordering::Release);
+        let mut log = Followed::start().await;
+        let mut file = log.open();
+        write(&mut file, "second");
+        log.expect("second\n").await;
+        // rotation: moved away, made anew by the runtime, the old one closed at last
+        log.rename("0.log", "0.log.1");
+        let mut new = log.open();
         drop(file);
-        assert_eq!(receiver.recv().await.unwrap(), "last\n");
-        assert_eq!(receiver.recv().await, None);
-        task.await.unwrap().unwrap();
+        write(&mut new, "third");
+        log.expect("third\n").await;
+        write(&mut new, "last");
+        log.running.store(false, Ordering::Release);
+        drop(new);
+        log.expect("last\n").await;
+        log.ends().await;
+    }
+
+    /// A runtime makes the new file first, and then brings what it has at hand to the old one.
+    #[tokio::test]
+    async fn what_is_written_to_a_rotated_log_until_it_is_closed_is_read_before_the_new_one() {
+        let mut log = Followed::start().await;
+        let mut old = log.open();
+        log.rename("0.log", "0.log.1");
+        let mut new = log.open();
+        write(&mut new, "new");
+        write(&mut old, "late");
+        log.expect("late\n").await;
+        write(&mut old, "later");
+        log.expect("later\n").await;
+        drop(old);
+        log.expect("new\n").await;
+        log.running.store(false, Ordering::Release);
+        drop(new);
+        log.ends().await;
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_rotations_behind_misses_none_of_the_files_that_are_kept() {
+        let mut log = Followed::start().await;
+        write(&mut log.open(), "second");
+        for number in 1..=3 {
+            log.rename("0.log", &format!("0.log.{number}"));
+            write(&mut log.open(), &format!("after {number}"));
+        }
+        crate::logs::compress(&log.path("0.log.1")).unwrap();
+        crate::logs::compress(&log.path("0.log.2")).unwrap();
+        log.running.store(false, Ordering::Release);
+        log.expect("second\nafter 1\nafter 2\nafter 3\n").await;
+        log.ends().await;
+    }
+
+    /// The runtime did not reopen its log: the file gets its name back.
+    #[tokio::test]
+    async fn a_rotation_that_is_taken_back_repeats_nothing() {
+        let mut log = Followed::start().await;
+        let mut file = log.open();
+        log.rename("0.log", "0.log.1");
+        log.rename("0.log.1", "0.log");
+        write(&mut file, "second");
+        log.expect("second\n").await;
+        log.running.store(false, Ordering::Release);
+        drop(file);
+        log.ends().await;
     }
 
     #[tokio::test]
