@@ -31,7 +31,6 @@ pub async fn handle(
     if info.verb != "create" {
         return Err(super::method_not_allowed(info));
     }
-    let dry_run = request.uri().query().is_some_and(|q| q.contains("dryRun=All"));
     let (parts, content) = request.into_parts();
     let accepted = negotiate::accepted_without_table(&parts.headers)?;
     let json = body::to_json(negotiate::content_encoding(&parts.headers)?, body::read(content).await?)?;
@@ -43,9 +42,6 @@ pub async fn handle(
     }
     let id = uuid::Uuid::from_bytes(rand::random()).to_string();
     issue(front, &info.namespace, &info.name, &mut review, id, now)?;
-    if dry_run && let Some(status) = &mut review.status {
-        status.token = None;
-    }
     respond::any(&accepted, 201, &review)
 }
 

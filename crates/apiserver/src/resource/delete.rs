@@ -258,7 +258,8 @@ impl Call<'_> {
         let mut results = futures::stream::iter(page.entries.iter().cloned().map(|entry| {
             let options = &options;
             async move {
-                let call = self.in_namespace(entry.namespace());
+                // a collection of all namespaces
+                let call = self.on(self.target, entry.namespace(), self.name, self.subresource);
                 call.delete_named(entry.name(), options).await
             }
         }))
@@ -271,23 +272,6 @@ impl Call<'_> {
         }
         drop(results);
         self.respond_list(page)
-    }
-
-    /// The same call for an object of another namespace: a collection of all namespaces.
-    fn in_namespace<'b>(&'b self, namespace: &'b str) -> Call<'b> {
-        Call {
-            resources: self.resources,
-            target: self.target,
-            context: self.context,
-            parts: self.parts,
-            query: self.query,
-            accepted: self.accepted,
-            namespace,
-            name: self.name,
-            subresource: self.subresource,
-            warnings: super::Warnings::default(),
-            now: self.now,
-        }
     }
 }
 

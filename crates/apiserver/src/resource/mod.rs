@@ -308,6 +308,29 @@ impl Call<'_> {
         ApiError::not_found(&self.target.gr, self.name)
     }
 
+    /// A call for another object, within this request.
+    fn on<'b>(
+        &'b self,
+        target: &'b Target,
+        namespace: &'b str,
+        name: &'b str,
+        subresource: &'b str,
+    ) -> Call<'b> {
+        Call {
+            resources: self.resources,
+            target,
+            context: self.context,
+            parts: self.parts,
+            query: self.query,
+            accepted: self.accepted,
+            namespace,
+            name,
+            subresource,
+            warnings: Warnings::default(),
+            now: self.now,
+        }
+    }
+
     /// The namespace that admission is told: a namespace is in itself.
     fn admission_namespace<'b>(&'b self, name: &'b str) -> &'b str {
         if self.target.is("", "namespaces") { name } else { self.namespace }

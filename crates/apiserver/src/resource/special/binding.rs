@@ -114,19 +114,7 @@ impl Call<'_> {
             assign(&mut pod, &binding, self.now)?;
             Ok(Box::new(pod) as Object)
         };
-        let call = Call {
-            resources: self.resources,
-            target: self.target,
-            context: self.context,
-            parts: self.parts,
-            query: self.query,
-            accepted: self.accepted,
-            namespace: self.namespace,
-            name: &name,
-            subresource: "",
-            warnings: crate::resource::Warnings::default(),
-            now: self.now,
-        };
+        let call = self.on(self.target, self.namespace, &name, "");
         call.change(&mut make, &UpdateRules { internal: true, uid, ..UpdateRules::of(&options) }).await?;
         any(
             self.accepted,

@@ -5,11 +5,11 @@ use crate::cache::{Entry, When};
 use crate::negotiate::content_encoding;
 use crate::options::{WriteOptions, is_dry_run};
 use crate::request::{Body, Response};
+use crate::resource::Call;
 use crate::resource::admission_hook::Operation;
 use crate::resource::body;
 use crate::resource::respond::any;
 use crate::resource::update::UpdateRules;
-use crate::resource::{Call, Warnings};
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Status, StatusCause, Time as MetaTime};
@@ -146,23 +146,6 @@ impl From<ApiError> for Refused {
 }
 
 impl Call<'_> {
-    /// The pod itself, as the path of the subresource names it.
-    fn on_main<'b>(&'b self, target: &'b crate::resource::Target, name: &'b str) -> Call<'b> {
-        Call {
-            resources: self.resources,
-            target,
-            context: self.context,
-            parts: self.parts,
-            query: self.query,
-            accepted: self.accepted,
-            namespace: self.namespace,
-            name,
-            subresource: "",
-            warnings: Warnings::default(),
-            now: self.now,
-        }
-    }
-
     fn budgets(&self, pod: &Pod) -> Result<Vec<PodDisruptionBudget>, ApiError> {
         let labels = pod.metadata.labels.clone().unwrap_or_default();
         let mut matching = Vec::new();
@@ -251,7 +234,7 @@ impl Call<'_> {
             return Ok(());
         };
         let name = budget.metadata.name.clone().unwrap_or_default();
-        let call = self.on_main(target, &name);
+        let call = self.on(target, self.namespace, &name, "");
         let mut make = |old: Option<&Object>, _: Option<&Entry>| {
             let Some(budget) = old.and_then(|o| o.downcast::<PodDisruptionBudget>()) else {
                 return Err(ApiError::not_found(&target.gr, &name));
@@ -265,7 +248,7 @@ impl Call<'_> {
     }
 
     async fn evict(&self, delete: &DeleteOptions) -> Result<(), ApiError> {
-        let call = self.on_main(self.target, self.name);
+        let call = self.on(self.target, self.namespace, self.name, "");
         let mut delete = delete.clone();
         if !is_dry_run(&delete) {
             let wanted = delete.preconditions.clone().unwrap_or_default();
