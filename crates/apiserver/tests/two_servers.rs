@@ -76,8 +76,9 @@ async fn no_address_is_given_twice() {
     // An address that one server gave is refused by the other, with upstream's words.
     let taken = made[0].spec.as_ref().unwrap();
     let (ip, port) = (taken.cluster_ip.clone().unwrap(), taken.ports.as_ref().unwrap()[0].node_port.unwrap());
+    // of no node port: it could be given the one that is freed below
     let mut same_ip = node_port("same-ip".into());
-    same_ip.spec.as_mut().unwrap().cluster_ip = Some(ip.clone());
+    same_ip.spec = serde_json::from_value(json!({"clusterIP": ip, "ports": [{"port": 80}]})).unwrap();
     let refused = services[1].create(&PostParams::default(), &same_ip).await.unwrap_err().to_string();
     assert!(
         refused.contains(&format!("failed to allocate IP {ip}: provided IP is already allocated")),

@@ -227,6 +227,76 @@ impl ApiError {
     }
 }
 
+/// JSON of a `Status`, its fields in upstream's order: clients are seen that compare the text of a refusal.
+pub fn status_json(status: &Status) -> Vec<u8> {
+    #[derive(serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Ordered<'a> {
+        kind: &'static str,
+        api_version: &'static str,
+        metadata: &'a ListMeta,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        status: &'a Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: &'a Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: &'a Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        details: Option<Details<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        code: Option<i32>,
+    }
+    #[derive(serde::Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Details<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        name: &'a Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        group: &'a Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        kind: &'a Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        uid: &'a Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        causes: Option<Vec<Cause<'a>>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_after_seconds: Option<i32>,
+    }
+    #[derive(serde::Serialize)]
+    struct Cause<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: &'a Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: &'a Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        field: &'a Option<String>,
+    }
+    let ordered = Ordered {
+        kind: "Status",
+        api_version: "v1",
+        metadata: &status.metadata,
+        status: &status.status,
+        message: &status.message,
+        reason: &status.reason,
+        details: status.details.as_ref().map(|d| Details {
+            name: &d.name,
+            group: &d.group,
+            kind: &d.kind,
+            uid: &d.uid,
+            causes: d.causes.as_ref().map(|causes| {
+                causes
+                    .iter()
+                    .map(|c| Cause { reason: &c.reason, message: &c.message, field: &c.field })
+                    .collect()
+            }),
+            retry_after_seconds: d.retry_after_seconds,
+        }),
+        code: status.code,
+    };
+    // texts and numbers alone: it cannot fail
+    serde_json::to_vec(&ordered).unwrap_or_default()
+}
+
 impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -234,3 +304,26 @@ impl fmt::Display for ApiError {
 }
 
 impl std::error::Error for ApiError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_written_in_upstreams_order() {
+        let error = ApiError::already_exists(&GroupResource::of("apps", "deployments"), "web");
+        assert_eq!(
+            String::from_utf8(status_json(&error.status())).unwrap(),
+            r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"deployments.apps \"web\" already exists","reason":"AlreadyExists","details":{"name":"web","group":"apps","kind":"deployments"},"code":409}"#
+        );
+        let cause = FieldError::required(&crate::Path::new("spec").child("selector"), "");
+        let error = ApiError::invalid(&GroupVersionKind::of("apps", "v1", "Deployment"), "web", &[cause]);
+        let json = String::from_utf8(status_json(&error.retry_after(3).status())).unwrap();
+        assert!(
+            json.ends_with(
+                r#""causes":[{"reason":"FieldValueRequired","message":"Required value","field":"spec.selector"}],"retryAfterSeconds":3},"code":422}"#
+            ),
+            "{json}"
+        );
+    }
+}

@@ -17,7 +17,7 @@ pub mod taints;
 pub mod validation;
 pub mod volumes;
 
-pub use error::{ApiError, Reason};
+pub use error::{ApiError, Reason, status_json};
 pub use field::{ErrorType, FieldError, FieldErrors, Json, Path, Verbatim};
 pub use gvk::{GroupResource, GroupVersion, GroupVersionKind, GroupVersionResource};
 pub use quantity::Quantity;

@@ -42,7 +42,8 @@ pub fn text(code: StatusCode, content: impl Into<Bytes>) -> Response {
 /// A refusal as its `Status`, with `Retry-After` where it says when to come back.
 pub fn error(e: &ApiError) -> Response {
     let code = StatusCode::from_u16(e.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let content = serde_json::to_vec(&e.status()).unwrap_or_default();
+    let mut content = meta::status_json(&e.status());
+    content.push(b'\n');
     let mut response = bytes(code, JSON, content);
     if let Some(seconds) = e.details.as_ref().and_then(|d| d.retry_after_seconds) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));

@@ -3,7 +3,7 @@
 use super::admission_hook::Operation;
 use super::body;
 use super::create::{Refused, encode};
-use super::respond::any;
+use super::respond::status;
 use super::special::namespaces::{Deletion, begin_delete};
 use super::{Call, truncate};
 use crate::cache::{Entry, EventType, ListRequest, When};
@@ -91,7 +91,7 @@ impl Call<'_> {
                 ..StatusDetails::default()
             };
             let said = Status { status: Some("Success".into()), details: Some(details), ..Status::default() };
-            return any(self.accepted, code, &said);
+            return Ok(status(self.accepted, &said, code));
         }
         self.respond(code, &deleted.entry)
     }

@@ -83,6 +83,7 @@ fn pretty(json: &[u8]) -> Bytes {
                 line(&mut out, depth);
             }
             b':' => out.extend_from_slice(b": "),
+            b'\n' => {}
             _ => {
                 in_string = b == b'"';
                 out.push(b);
@@ -108,7 +109,9 @@ pub fn failure(accepted: &Accepted, error: &ApiError) -> Response {
 }
 
 pub fn status(accepted: &Accepted, status: &Status, code: u16) -> Response {
-    let json: Bytes = serde_json::to_vec(status).unwrap_or_default().into();
+    let mut json = meta::status_json(status);
+    json.push(b'\n');
+    let json = Bytes::from(json);
     let (body, content_type) = match encode(accepted, json.clone()) {
         Ok(body) => (body, accepted.encoding.media_type()),
         Err(_) => (json, JSON),
@@ -120,6 +123,11 @@ pub fn status(accepted: &Accepted, status: &Status, code: u16) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, value);
     }
     response
+}
+
+/// What a subresource answers that makes no object of its own.
+pub fn created(accepted: &Accepted) -> Response {
+    status(accepted, &Status { status: Some("Success".into()), code: Some(201), ..Status::default() }, 201)
 }
 
 /// What a single object is turned into.

@@ -197,7 +197,7 @@ impl Renderer {
 
     fn error(&self, error: &ApiError) -> Bytes {
         let mut out = BytesMut::new();
-        let json = serde_json::to_vec(&error.status()).unwrap_or_default();
+        let json = meta::status_json(&error.status());
         self.put_json(EventType::Error, &json, &mut out);
         out.freeze()
     }

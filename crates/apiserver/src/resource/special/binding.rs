@@ -6,11 +6,11 @@ use crate::options::WriteOptions;
 use crate::request::{Body, Response};
 use crate::resource::admission_hook::Operation;
 use crate::resource::body;
-use crate::resource::respond::any;
+use crate::resource::respond::created;
 use crate::resource::update::UpdateRules;
 use crate::resource::{Call, rules};
 use k8s_openapi::api::core::v1::{Binding, Pod, PodCondition};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, Time as MetaTime};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time as MetaTime;
 use kinds::Object;
 use meta::{ApiError, FieldError, GroupResource, GroupVersionKind, Path, Reason, Time};
 
@@ -116,10 +116,6 @@ impl Call<'_> {
         };
         let call = self.on(self.target, self.namespace, &name, "");
         call.change(&mut make, &UpdateRules { internal: true, uid, ..UpdateRules::of(&options) }).await?;
-        any(
-            self.accepted,
-            201,
-            &Status { status: Some("Success".into()), code: Some(201), ..Status::default() },
-        )
+        Ok(created(self.accepted))
     }
 }

@@ -8,11 +8,11 @@ use crate::request::{Body, Response};
 use crate::resource::Call;
 use crate::resource::admission_hook::Operation;
 use crate::resource::body;
-use crate::resource::respond::any;
+use crate::resource::respond::created;
 use crate::resource::update::UpdateRules;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Status, StatusCause, Time as MetaTime};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, StatusCause, Time as MetaTime};
 use kinds::Object;
 use kinds::pod_disruption_budget::set_disruption_allowed;
 use meta::{ApiError, GroupResource, GroupVersionKind, LabelSelector, Reason};
@@ -185,11 +185,7 @@ impl Call<'_> {
                 Ok(()) => break,
             }
         }
-        any(
-            self.accepted,
-            201,
-            &Status { status: Some("Success".into()), code: Some(201), ..Status::default() },
-        )
+        Ok(created(self.accepted))
     }
 
     /// `versioned`: the client says itself which version of the pod it means.
