@@ -2,7 +2,8 @@
 
 use crate::kind::{Cell, Kind, NameRule, Names, Scope};
 use crate::object::Registered;
-use crate::support::{column, plain, text, unchecked};
+use crate::strategy::plain;
+use crate::support::{column, text, unchecked};
 use k8s_openapi::api::core::v1::{ComponentCondition, ComponentStatus};
 use meta::GroupVersionKind;
 

@@ -2,8 +2,8 @@
 
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
 use crate::object::Registered;
-use crate::strategy::semantic_eq;
-use crate::support::{FIELD_IMMUTABLE, age, column, json, or, plain, typed_column};
+use crate::strategy::{next_generation, plain, semantic_eq};
+use crate::support::{FIELD_IMMUTABLE, age, column, json, or, typed_column};
 use k8s_openapi::api::storage::v1::{CSIDriver, TokenRequest};
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path};
 use std::collections::BTreeSet;
@@ -81,7 +81,7 @@ pub static CSI_DRIVER: Registered<CSIDriver> = Registered::new(Kind {
             let changed = new.spec.token_requests != old.spec.token_requests
                 || new.spec.requires_republish != old.spec.requires_republish
                 || new.spec.se_linux_mount != old.spec.se_linux_mount;
-            crate::support::next_generation(new, old, changed);
+            next_generation(new, old, changed);
         },
         unconditional_update: false,
         ..plain()

@@ -3,7 +3,8 @@
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
 use crate::object::Registered;
 use crate::persistent_volume::check_driver_name;
-use crate::support::{FIELD_IMMUTABLE, age, json, no_change, plain, push_invalid, typed_column};
+use crate::strategy::plain;
+use crate::support::{FIELD_IMMUTABLE, age, json, no_change, push_invalid, typed_column};
 use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver};
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 use std::collections::BTreeSet;

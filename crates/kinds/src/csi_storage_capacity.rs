@@ -3,8 +3,8 @@
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
 use crate::object::Registered;
 use crate::resources::check_amount;
-use crate::strategy::semantic_eq;
-use crate::support::{FIELD_IMMUTABLE, column, json, no_change, plain, push_invalid};
+use crate::strategy::{plain, semantic_eq};
+use crate::support::{FIELD_IMMUTABLE, column, json, no_change, push_invalid};
 use k8s_openapi::api::storage::v1::CSIStorageCapacity;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 

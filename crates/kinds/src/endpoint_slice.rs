@@ -2,10 +2,10 @@
 
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
 use crate::object::Registered;
-use crate::strategy::semantic_eq;
+use crate::strategy::{first_generation, next_generation, plain, semantic_eq};
 use crate::support::{
-    FIELD_IMMUTABLE, age, check_endpoint_ip, check_ip, check_protocol, column, first_generation,
-    next_generation, parse_ip_sloppy, plain, push_invalid, text,
+    FIELD_IMMUTABLE, age, check_endpoint_ip, check_ip, check_protocol, column, parse_ip_sloppy, push_invalid,
+    text,
 };
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice};
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};

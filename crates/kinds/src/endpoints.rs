@@ -2,8 +2,8 @@
 
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
 use crate::object::Registered;
-use crate::strategy::semantic_eq;
-use crate::support::{age, check_endpoint_ip, check_ip, check_protocol, column, plain, push_invalid, text};
+use crate::strategy::{plain, semantic_eq};
+use crate::support::{age, check_endpoint_ip, check_ip, check_protocol, column, push_invalid, text};
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, Endpoints};
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 use std::net::IpAddr;
@@ -136,7 +136,7 @@ fn host_and_port(ip: &str, port: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::testing::{lines, object};
+    use crate::support::testing::{check, object};
     use serde_json::json;
 
     #[test]
@@ -155,12 +155,13 @@ mod tests {
 
     #[test]
     fn addresses_and_ports_are_checked() {
-        let check = |value, expect: &[&str]| assert_eq!(lines(&validate(&object(value))), expect);
         check(
+            validate,
             json!({"subsets": [{}]}),
             &["subsets[0]: Required value: must specify `addresses` or `notReadyAddresses`"],
         );
         check(
+            validate,
             json!({"subsets": [{"addresses": [{"ip": "127.0.0.1"}], "ports": [{"port": 70000, "protocol": "TCP"}]}]}),
             &[
                 "subsets[0].addresses[0].ip: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",

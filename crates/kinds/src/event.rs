@@ -2,7 +2,8 @@
 
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Selectable, Strategy, Validate};
 use crate::object::Registered;
-use crate::support::{instant, no_change, or, plain, push_invalid, text};
+use crate::strategy::plain;
+use crate::support::{instant, no_change, or, push_invalid, text};
 use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::jiff::Timestamp;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};

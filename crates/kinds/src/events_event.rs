@@ -4,7 +4,8 @@
 use crate::event;
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Selectable, Strategy, Validate};
 use crate::object::Registered;
-use crate::support::{FIELD_IMMUTABLE, json, no_change, plain, text};
+use crate::strategy::plain;
+use crate::support::{FIELD_IMMUTABLE, json, no_change, text};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::events::v1::{Event, EventSeries};
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path};

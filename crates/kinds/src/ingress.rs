@@ -1,10 +1,10 @@
 //! networking.k8s.io/v1 Ingress.
 
 use crate::ingress_class::object_reference;
-use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, StatusAccess, Subresource, Validate};
+use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Subresource, Validate};
 use crate::object::Registered;
 use crate::service::shorten;
-use crate::strategy::spec_and_status;
+use crate::strategy::{spec_and_status, status_access};
 use crate::support::{age, check_ip, column, json, or, parse_ip_sloppy, push_invalid, text};
 use k8s_openapi::api::networking::v1::{
     HTTPIngressPath, Ingress, IngressBackend, IngressRule, IngressSpec, IngressTLS,
@@ -39,13 +39,8 @@ const COLUMNS: &[Column<Ingress>] = &[
     age(),
 ];
 
-const SUBRESOURCES: &[Subresource<Ingress>] = &[Subresource::Status(StatusAccess {
-    prepare: |new, old| {
-        new.spec = old.spec.clone();
-        new.metadata.generation = old.metadata.generation;
-    },
-    validate: validate_status,
-})];
+const SUBRESOURCES: &[Subresource<Ingress>] =
+    &[Subresource::Status(status_access!(Ingress, validate_status))];
 
 pub static INGRESS: Registered<Ingress> = Registered::new(Kind {
     gvk: GroupVersionKind::of("networking.k8s.io", "v1", "Ingress"),
@@ -284,32 +279,33 @@ fn validate_status(new: &Ingress, old: &Ingress) -> FieldErrors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::testing::{lines, object};
+    use crate::support::testing::{check_spec, object};
     use serde_json::json;
 
     #[test]
     fn refusals() {
-        let check = |spec, expect: &[&str]| {
-            assert_eq!(lines(&validate_create(&object(json!({"spec": spec})))), expect)
-        };
         let backend = json!({"service": {"name": "web", "port": {"number": 80}}});
-        check(json!({"defaultBackend": backend}), &[]);
-        check(
+        check_spec(validate_create, json!({"defaultBackend": backend}), &[]);
+        check_spec(
+            validate_create,
             json!({}),
             &["spec: Invalid value: null: either `defaultBackend` or `rules` must be specified"],
         );
-        check(
+        check_spec(
+            validate_create,
             json!({"defaultBackend": {"service": {"name": "web"}}}),
             &["spec.defaultBackend: Required value: port name or number is required"],
         );
-        check(
+        check_spec(
+            validate_create,
             json!({"rules": [{"host": "10.0.0.1", "http": {"paths": [{"path": "a", "pathType": "Prefix", "backend": backend}]}}]}),
             &[
                 "spec.rules[0].host: Invalid value: \"10.0.0.1\": must be a DNS name, not an IP address",
                 "spec.rules[0].http.paths[0].path: Invalid value: \"a\": must be an absolute path",
             ],
         );
-        check(
+        check_spec(
+            validate_create,
             json!({"rules": [{"http": {"paths": [{"path": "/a/../b", "pathType": "Exact", "backend": {}}, {"path": "/", "backend": backend}]}}]}),
             &[
                 "spec.rules[0].http.paths[0].path: Invalid value: \"/a/../b\": must not contain '/../'",

@@ -1,11 +1,9 @@
 //! networking.k8s.io/v1 IngressClass.
 
-use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
+use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Validate};
 use crate::object::Registered;
-use crate::strategy::semantic_eq;
-use crate::support::{
-    FIELD_IMMUTABLE, age, column, first_generation, next_generation, plain, push_invalid, text,
-};
+use crate::strategy::spec_only;
+use crate::support::{FIELD_IMMUTABLE, age, column, push_invalid, text};
 use k8s_openapi::api::networking::v1::{IngressClass, IngressClassParametersReference};
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 
@@ -67,14 +65,7 @@ pub static INGRESS_CLASS: Registered<IngressClass> = Registered::new(Kind {
             errors
         },
     },
-    strategy: Strategy {
-        prepare_create: first_generation,
-        prepare_update: |new, old| {
-            let changed = !semantic_eq(&new.spec, &old.spec);
-            next_generation(new, old, changed);
-        },
-        ..plain()
-    },
+    strategy: spec_only!(IngressClass),
     subresources: &[],
     selectable: &[],
     columns: COLUMNS,
@@ -162,22 +153,22 @@ pub(crate) fn object_reference(group: Option<&str>, kind: &str, name: &str, path
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::testing::{lines, object};
+    use crate::support::testing::check_spec;
     use serde_json::json;
 
     #[test]
     fn refusals() {
-        let check =
-            |spec, expect: &[&str]| assert_eq!(lines(&validate(&object(json!({"spec": spec})))), expect);
-        check(json!({"controller": "example.com/ingress"}), &[]);
-        check(json!({}), &["spec.controller: Required value"]);
-        check(
+        check_spec(validate, json!({"controller": "example.com/ingress"}), &[]);
+        check_spec(validate, json!({}), &["spec.controller: Required value"]);
+        check_spec(
+            validate,
             json!({"controller": "ingress"}),
             &[
                 "spec.controller: Invalid value: \"ingress\": must be a domain-prefixed path (such as \"acme.io/foo\")",
             ],
         );
-        check(
+        check_spec(
+            validate,
             json!({"controller": "a.io/b", "parameters": {"kind": "K", "scope": "Namespace"}}),
             &[
                 "spec.parameters.name: Required value",

@@ -3,7 +3,8 @@
 
 use crate::kind::{Cell, Kind, NameRule, Names, Scope, Validate};
 use crate::object::Registered;
-use crate::support::{FIELD_IMMUTABLE, column, json, plain, text};
+use crate::strategy::plain;
+use crate::support::{FIELD_IMMUTABLE, column, json, text};
 use k8s_openapi::api::networking::v1::IPAddress;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 

@@ -67,7 +67,8 @@ pub struct Strategy<T> {
     /// Clears what a client may not set on create (status) and sets the first generation.
     pub prepare_create: fn(&mut T),
     /// Given the new object and the one it replaces: takes back what only a subresource may write, and
-    /// raises the generation where the specification changed.
+    /// raises the generation where the specification changed. The caller has put back the stored generation,
+    /// here and for subresources (upstream's `rest.BeforeUpdate`).
     pub prepare_update: fn(&mut T, &T),
     /// PUT of an absent name creates (leases, endpoints, events, nodes... as upstream's strategies say).
     pub create_on_update: bool,

@@ -2,7 +2,8 @@
 
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
 use crate::object::Registered;
-use crate::support::{age, column, no_change, plain, push_invalid, text};
+use crate::strategy::plain;
+use crate::support::{age, column, no_change, push_invalid, text};
 use k8s_openapi::api::coordination::v1::Lease;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 
@@ -71,15 +72,15 @@ fn validate(lease: &Lease) -> FieldErrors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::testing::{lines, object};
+    use crate::support::testing::check;
     use serde_json::json;
 
     #[test]
     fn refusals() {
-        let check = |value, expect: &[&str]| assert_eq!(lines(&validate(&object(value))), expect);
-        check(json!({"spec": {"holderIdentity": "a", "leaseDurationSeconds": 40}}), &[]);
-        check(json!({}), &[]);
+        check(validate, json!({"spec": {"holderIdentity": "a", "leaseDurationSeconds": 40}}), &[]);
+        check(validate, json!({}), &[]);
         check(
+            validate,
             json!({"spec": {"leaseDurationSeconds": 0, "leaseTransitions": -1, "preferredHolder": "b"}}),
             &[
                 "spec.leaseDurationSeconds: Invalid value: 0: must be greater than 0",

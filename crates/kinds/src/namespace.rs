@@ -1,10 +1,10 @@
 //! v1 Namespace: deleted in two steps, through `spec.finalizers` and its own `/finalize`.
 
 use crate::kind::{
-    Cell, Column, Kind, NameRule, Names, PartAccess, Scope, Selectable, StatusAccess, Strategy, Subresource,
-    Validate,
+    Cell, Column, Kind, NameRule, Names, PartAccess, Scope, Selectable, Strategy, Subresource, Validate,
 };
 use crate::object::Registered;
+use crate::strategy::{plain, status_access};
 use crate::support::{age, column, push_invalid, text};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceStatus};
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
@@ -28,10 +28,7 @@ const SUBRESOURCES: &[Subresource<Namespace>] = &[
         validate: validate_finalize,
         verbs: &["update"],
     }),
-    Subresource::Status(StatusAccess {
-        prepare: |new, old| new.spec = old.spec.clone(),
-        validate: validate_status,
-    }),
+    Subresource::Status(status_access!(Namespace, validate_status)),
 ];
 
 pub static NAMESPACE: Registered<Namespace> = Registered::new(Kind {
@@ -51,11 +48,7 @@ pub static NAMESPACE: Registered<Namespace> = Registered::new(Kind {
             new.status = old.status.clone();
             label(new);
         },
-        create_on_update: false,
-        unconditional_update: true,
-        graceful_delete: None,
-        orphans_by_default: false,
-        warnings: crate::support::no_warnings,
+        ..plain()
     },
     subresources: SUBRESOURCES,
     selectable: SELECTABLE,

@@ -2,10 +2,8 @@
 
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
 use crate::object::Registered;
-use crate::strategy::semantic_eq;
-use crate::support::{
-    age, check_cidr, column, first_generation, format_selector, json, next_generation, plain, push_invalid,
-};
+use crate::strategy::spec_only;
+use crate::support::{age, check_cidr, column, format_selector, json, push_invalid};
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{
     IPBlock, NetworkPolicy, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
@@ -54,12 +52,7 @@ pub static NETWORK_POLICY: Registered<NetworkPolicy> = Registered::new(Kind {
     },
     strategy: Strategy {
         warnings: |new, _| crate::warnings::objects::network_policy(new),
-        prepare_create: first_generation,
-        prepare_update: |new, old| {
-            let changed = !semantic_eq(&new.spec, &old.spec);
-            next_generation(new, old, changed);
-        },
-        ..plain()
+        ..spec_only!(NetworkPolicy)
     },
     subresources: &[],
     selectable: &[],

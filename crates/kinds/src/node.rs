@@ -1,13 +1,13 @@
 //! v1 Node.
 
 use crate::kind::{
-    Cell, Column, Connect, Kind, NameRule, Names, Scope, Selectable, StatusAccess, Strategy, Subresource,
-    Validate,
+    Cell, Column, Connect, Kind, NameRule, Names, Scope, Selectable, Strategy, Subresource, Validate,
 };
 use crate::object::Registered;
 use crate::pod_spec::defaults::canonical_resources;
 use crate::resources::check_amount;
-use crate::support::{age, check_cidr, column, json, no_change, or, plain, text, wide};
+use crate::strategy::{plain, status_access};
+use crate::support::{age, check_cidr, column, json, or, text, wide};
 use k8s_openapi::api::core::v1::{Node, NodeSystemInfo, Taint};
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 use std::collections::BTreeSet;
@@ -65,10 +65,7 @@ const SUBRESOURCES: &[Subresource<Node>] = &[
         gvk: GroupVersionKind::of("", "v1", "NodeProxyOptions"),
         verbs: &["create", "delete", "get", "patch", "update"],
     }),
-    Subresource::Status(StatusAccess {
-        prepare: |new, old| new.spec = old.spec.clone(),
-        validate: validate_change,
-    }),
+    Subresource::Status(status_access!(Node, validate_change)),
 ];
 
 pub static NODE: Registered<Node> = Registered::new(Kind {
@@ -90,8 +87,7 @@ pub static NODE: Registered<Node> = Registered::new(Kind {
     // a kubelet registers its node with the status it has
     strategy: Strategy {
         warnings: |new, _| crate::warnings::objects::node(new),
-        prepare_create: no_change,
-        prepare_update: |new, old| new.status = old.status.clone(),
+        prepare_update: |new, old| new.status.clone_from(&old.status),
         ..plain()
     },
     subresources: SUBRESOURCES,
@@ -262,7 +258,7 @@ fn validate_change(new: &Node, old: &Node) -> FieldErrors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::testing::{lines, object};
+    use crate::support::testing::{check, lines, object};
     use serde_json::json;
 
     #[test]
@@ -282,15 +278,16 @@ mod tests {
 
     #[test]
     fn refusals() {
-        let check = |value, expect: &[&str]| assert_eq!(lines(&validate(&object(value))), expect);
-        check(json!({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}}), &[]);
+        check(validate, json!({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}]}}), &[]);
         check(
+            validate,
             json!({"spec": {"taints": [{"key": "a", "effect": "Never"}]}}),
             &[
                 "metadata.taints[0].effect: Unsupported value: \"Never\": supported values: \"NoSchedule\", \"PreferNoSchedule\", \"NoExecute\"",
             ],
         );
         check(
+            validate,
             json!({"status": {"capacity": {"pods": "1500m", "cpu": "-1"}}}),
             &[
                 "status.capacity.cpu: Invalid value: \"-1\": must be greater than or equal to 0",

@@ -4,8 +4,8 @@ use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Subresource, Valid
 use crate::object::Registered;
 use crate::pod_spec::defaults::canonical_resources;
 use crate::resources::{amount_text, check_positive};
-use crate::strategy::{semantic_eq, spec_and_status_no_generation};
-use crate::support::{FIELD_IMMUTABLE, age, column, json, or, push_invalid, status, text, wide};
+use crate::strategy::{semantic_eq, spec_and_status_no_generation, status_access};
+use crate::support::{FIELD_IMMUTABLE, age, column, json, no_update_errors, or, push_invalid, text, wide};
 use k8s_openapi::api::core::v1::{
     CSIPersistentVolumeSource, HostPathVolumeSource, PersistentVolume, PersistentVolumeSpec, SecretReference,
     VolumeNodeAffinity,
@@ -82,7 +82,7 @@ const COLUMNS: &[Column<PersistentVolume>] = &[
 ];
 
 const SUBRESOURCES: &[Subresource<PersistentVolume>] =
-    &[Subresource::Status(status(|new, old| new.spec = old.spec.clone()))];
+    &[Subresource::Status(status_access!(PersistentVolume, no_update_errors))];
 
 pub static PERSISTENT_VOLUME: Registered<PersistentVolume> = Registered::new(Kind {
     gvk: GroupVersionKind::of("", "v1", "PersistentVolume"),

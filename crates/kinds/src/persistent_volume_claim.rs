@@ -1,13 +1,11 @@
 //! v1 PersistentVolumeClaim.
 
-use crate::kind::{
-    Cell, Column, Kind, NameRule, Names, Scope, StatusAccess, Strategy, Subresource, Validate,
-};
+use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Subresource, Validate};
 use crate::object::Registered;
 use crate::persistent_volume::{CLASS_ANNOTATION, VOLUME_MODES, check_access_modes, short_modes};
 use crate::pod_spec::defaults::canonical_resources;
 use crate::resources::{amount_text, check_positive};
-use crate::strategy::{semantic_eq, spec_and_status_no_generation};
+use crate::strategy::{semantic_eq, spec_and_status_no_generation, status_access};
 use crate::support::{FIELD_IMMUTABLE, age, column, push_invalid, text, wide};
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeClaimStatus, TypedLocalObjectReference,
@@ -61,10 +59,8 @@ const COLUMNS: &[Column<PersistentVolumeClaim>] = &[
     ),
 ];
 
-const SUBRESOURCES: &[Subresource<PersistentVolumeClaim>] = &[Subresource::Status(StatusAccess {
-    prepare: |new, old| new.spec = old.spec.clone(),
-    validate: validate_status,
-})];
+const SUBRESOURCES: &[Subresource<PersistentVolumeClaim>] =
+    &[Subresource::Status(status_access!(PersistentVolumeClaim, validate_status))];
 
 pub static PERSISTENT_VOLUME_CLAIM: Registered<PersistentVolumeClaim> = Registered::new(Kind {
     gvk: GroupVersionKind::of("", "v1", "PersistentVolumeClaim"),

@@ -1,11 +1,10 @@
 //! policy/v1 PodDisruptionBudget.
 
-use crate::kind::{
-    Cell, Column, Kind, NameRule, Names, Scope, StatusAccess, Strategy, Subresource, Validate,
-};
+use crate::apps::{at_most_100_percent, positive_int_or_percent};
+use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Subresource, Validate};
 use crate::object::Registered;
-use crate::strategy::spec_and_status;
-use crate::support::{age, column, json, no_change, typed_column};
+use crate::strategy::{first_generation, spec_and_status, status_access};
+use crate::support::{age, column, json, no_change, nonnegative, or_zero, typed_column};
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time as MetaTime};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -30,25 +29,8 @@ const COLUMNS: &[Column<PodDisruptionBudget>] = &[
     age(),
 ];
 
-const SUBRESOURCES: &[Subresource<PodDisruptionBudget>] = &[Subresource::Status(StatusAccess {
-    prepare: |new, old| {
-        new.spec = old.spec.clone();
-        new.metadata.generation = old.metadata.generation;
-    },
-    validate: |new, _| {
-        let Some(status) = &new.status else { return Vec::new() };
-        let path = Path::new("status");
-        [
-            ("disruptionsAllowed", status.disruptions_allowed),
-            ("currentHealthy", status.current_healthy),
-            ("desiredHealthy", status.desired_healthy),
-            ("expectedPods", status.expected_pods),
-        ]
-        .into_iter()
-        .flat_map(|(field, n)| rules::validate_nonnegative(i64::from(n.unwrap_or(0)), &path.child(field)))
-        .collect()
-    },
-})];
+const SUBRESOURCES: &[Subresource<PodDisruptionBudget>] =
+    &[Subresource::Status(status_access!(PodDisruptionBudget, validate_status))];
 
 pub static POD_DISRUPTION_BUDGET: Registered<PodDisruptionBudget> = Registered::new(Kind {
     gvk: GroupVersionKind::of("policy", "v1", "PodDisruptionBudget"),
@@ -68,7 +50,7 @@ pub static POD_DISRUPTION_BUDGET: Registered<PodDisruptionBudget> = Registered::
         unconditional_update: false,
         prepare_create: |new| {
             new.status = Some(no_disruptions());
-            new.metadata.generation = Some(1);
+            first_generation(new);
         },
         ..spec_and_status!(PodDisruptionBudget)
     },
@@ -122,7 +104,10 @@ fn validate(budget: &PodDisruptionBudget) -> FieldErrors {
         ));
     }
     for (field, value) in [("minAvailable", &spec.min_available), ("maxUnavailable", &spec.max_unavailable)] {
-        errors.extend(value.as_ref().map(|v| check_amount(v, &path.child(field))).unwrap_or_default());
+        if let Some(value) = value {
+            positive_int_or_percent(&mut errors, value, &path.child(field));
+            at_most_100_percent(&mut errors, value, &path.child(field));
+        }
     }
     if let Some(selector) = &spec.selector {
         errors.extend(rules::validate_label_selector(selector, &path.child("selector")));
@@ -136,43 +121,40 @@ fn validate(budget: &PodDisruptionBudget) -> FieldErrors {
     errors
 }
 
-fn check_amount(value: &IntOrString, path: &Path) -> FieldErrors {
-    match value {
-        IntOrString::Int(n) => rules::validate_nonnegative(i64::from(*n), path),
-        IntOrString::String(text) => {
-            let mut errors: FieldErrors = rules::is_valid_percent(text)
-                .into_iter()
-                .map(|m| FieldError::invalid(path, text, m))
-                .collect();
-            let percent = text.strip_suffix('%').and_then(|p| p.parse::<u64>().ok());
-            if percent.is_some_and(|p| p > 100) {
-                errors.push(FieldError::invalid(path, text, "must not be greater than 100%"));
-            }
-            errors
-        }
-    }
+fn validate_status(new: &PodDisruptionBudget, _: &PodDisruptionBudget) -> FieldErrors {
+    let Some(status) = &new.status else { return Vec::new() };
+    let counts = [
+        ("disruptionsAllowed", or_zero(status.disruptions_allowed)),
+        ("currentHealthy", or_zero(status.current_healthy)),
+        ("desiredHealthy", or_zero(status.desired_healthy)),
+        ("expectedPods", or_zero(status.expected_pods)),
+    ];
+    let mut errors = Vec::new();
+    nonnegative(&mut errors, &Path::new("status"), &counts);
+    errors
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::testing::{lines, object};
+    use crate::support::testing::check_spec;
 
     #[test]
     fn refusals() {
         use serde_json::json;
-        let check =
-            |spec, expect: &[&str]| assert_eq!(lines(&validate(&object(json!({"spec": spec})))), expect);
-        check(json!({"minAvailable": "50%"}), &[]);
-        check(
+        check_spec(validate, json!({"minAvailable": "50%"}), &[]);
+        check_spec(
+            validate,
             json!({"minAvailable": "150%"}),
             &["spec.minAvailable: Invalid value: \"150%\": must not be greater than 100%"],
         );
-        check(
+        check_spec(
+            validate,
             json!({"maxUnavailable": -1}),
             &["spec.maxUnavailable: Invalid value: -1: must be greater than or equal to 0"],
         );
-        check(
+        check_spec(
+            validate,
             json!({"minAvailable": 1, "maxUnavailable": 1}),
             &[
                 "spec: Invalid value: {\"maxUnavailable\":1,\"minAvailable\":1}: minAvailable and maxUnavailable cannot be both set",

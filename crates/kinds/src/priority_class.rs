@@ -2,9 +2,8 @@
 
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
 use crate::object::Registered;
-use crate::support::{
-    FIELD_IMMUTABLE, age, first_generation, next_generation, plain, text, typed_column, wide,
-};
+use crate::strategy::{first_generation, next_generation, plain};
+use crate::support::{FIELD_IMMUTABLE, age, text, typed_column, wide};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path};
 

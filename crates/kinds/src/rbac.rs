@@ -20,11 +20,18 @@ fn created<T: Typed>(role: &T) -> Cell {
 
 /// A binding of either scope.
 pub trait Binding: Typed {
+    /// Kinds of role that it may refer to.
+    const ROLE_KINDS: &'static [&'static str];
+    /// Whether a service account among its subjects may leave out its namespace.
+    const NAMESPACED: bool;
     fn role_ref(&self) -> &RoleRef;
     fn subjects(&self) -> Option<&[Subject]>;
 }
 
 impl Binding for RoleBinding {
+    const ROLE_KINDS: &'static [&'static str] = &["Role", "ClusterRole"];
+    const NAMESPACED: bool = true;
+
     fn role_ref(&self) -> &RoleRef {
         &self.role_ref
     }
@@ -35,6 +42,9 @@ impl Binding for RoleBinding {
 }
 
 impl Binding for ClusterRoleBinding {
+    const ROLE_KINDS: &'static [&'static str] = &["ClusterRole"];
+    const NAMESPACED: bool = false;
+
     fn role_ref(&self) -> &RoleRef {
         &self.role_ref
     }
@@ -63,8 +73,14 @@ pub const fn binding_columns<T: Binding>(
     ]
 }
 
-/// Errors of a role's rule. `namespaced`: of a Role, where non-resource URLs mean nothing.
-pub fn check_rule(rule: &PolicyRule, namespaced: bool, path: &Path) -> FieldErrors {
+/// Errors of a role's rules. `namespaced`: of a Role, where non-resource URLs mean nothing.
+pub fn check_rules(rules: Option<&[PolicyRule]>, namespaced: bool) -> FieldErrors {
+    let path = Path::new("rules");
+    let rules = rules.unwrap_or_default().iter().enumerate();
+    rules.flat_map(|(i, rule)| check_rule(rule, namespaced, &path.index(i))).collect()
+}
+
+fn check_rule(rule: &PolicyRule, namespaced: bool, path: &Path) -> FieldErrors {
     let mut errors = Vec::new();
     let given = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
     if rule.verbs.is_empty() {
@@ -112,21 +128,16 @@ pub fn default_binding(role: &mut RoleRef, subjects: &mut Option<Vec<Subject>>) 
     }
 }
 
-/// Errors of a binding. `kinds`: what it may refer to. `namespaced`: of a RoleBinding.
-pub fn check_binding(
-    role: &RoleRef,
-    subjects: Option<&[Subject]>,
-    kinds: &[&str],
-    namespaced: bool,
-) -> FieldErrors {
+/// Errors of a new binding.
+pub fn check_binding<B: Binding>(binding: &B) -> FieldErrors {
     let mut errors = Vec::new();
-    let path = Path::new("roleRef");
+    let (role, path) = (binding.role_ref(), Path::new("roleRef"));
     let group = text(role.api_group.as_ref());
     if group != GROUP {
         errors.push(FieldError::not_supported(&path.child("apiGroup"), group, &[GROUP]));
     }
-    if !kinds.contains(&role.kind.as_str()) {
-        errors.push(FieldError::not_supported(&path.child("kind"), &role.kind, kinds));
+    if !B::ROLE_KINDS.contains(&role.kind.as_str()) {
+        errors.push(FieldError::not_supported(&path.child("kind"), &role.kind, B::ROLE_KINDS));
     }
     if role.name.is_empty() {
         errors.push(FieldError::required(&path.child("name"), ""));
@@ -134,8 +145,8 @@ pub fn check_binding(
         let messages = rules::is_path_segment_name(&role.name);
         crate::support::push_invalid(&mut errors, &path.child("name"), &role.name, messages);
     }
-    for (i, subject) in subjects.unwrap_or_default().iter().enumerate() {
-        errors.extend(check_subject(subject, namespaced, &Path::new("subjects").index(i)));
+    for (i, subject) in binding.subjects().unwrap_or_default().iter().enumerate() {
+        errors.extend(check_subject(subject, B::NAMESPACED, &Path::new("subjects").index(i)));
     }
     errors
 }
@@ -172,15 +183,18 @@ fn check_subject(subject: &Subject, namespaced: bool, path: &Path) -> FieldError
     errors
 }
 
-/// A binding's role may not change: who may bind it was checked for the first one.
-pub fn check_role_ref_stays(new: &RoleRef, old: &RoleRef) -> Option<FieldError> {
-    (new != old).then(|| {
+/// Errors of a change of a binding. Its role may not change: who may bind it was checked for the first one.
+pub fn check_binding_update<B: Binding>(new: &B, old: &B) -> FieldErrors {
+    let mut errors = check_binding(new);
+    let role = new.role_ref();
+    if role != old.role_ref() {
         // upstream prints its internal type, whose fields have no JSON names
         let value = serde_json::json!({
-            "APIGroup": text(new.api_group.as_ref()), "Kind": new.kind, "Name": new.name
+            "APIGroup": text(role.api_group.as_ref()), "Kind": role.kind, "Name": role.name
         });
-        FieldError::invalid(&Path::new("roleRef"), value, "cannot change roleRef")
-    })
+        errors.push(FieldError::invalid(&Path::new("roleRef"), value, "cannot change roleRef"));
+    }
+    errors
 }
 
 /// `ClusterRole/view`.
@@ -203,4 +217,66 @@ fn subjects_cell(subjects: Option<&[Subject]>, kind: &str) -> Cell {
         })
         .collect();
     Cell::str(names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::testing::{lines, object};
+    use serde_json::{Value, json};
+
+    /// The errors of a binding once its defaults are filled in.
+    fn refusals<B: Binding>(kind: &crate::object::Registered<B>, binding: Value) -> Vec<String> {
+        let mut binding = object(binding);
+        (kind.kind.default)(&mut binding);
+        lines(&(kind.kind.validate.create)(&binding))
+    }
+
+    #[test]
+    fn bindings_name_a_role_and_subjects_of_known_kinds() {
+        let check = |binding: Value, of_namespace: &[&str], of_cluster: &[&str]| {
+            assert_eq!(refusals(&crate::role_binding::ROLE_BINDING, binding.clone()), of_namespace);
+            assert_eq!(refusals(&crate::cluster_role_binding::CLUSTER_ROLE_BINDING, binding), of_cluster);
+        };
+        let view = json!({"kind": "ClusterRole", "name": "view"});
+        check(json!({"roleRef": view, "subjects": [{"kind": "User", "name": "jane"}]}), &[], &[]);
+        let errors = &[
+            "roleRef.name: Required value",
+            "subjects[0].kind: Unsupported value: \"Robot\": supported values: \"ServiceAccount\", \"User\", \"Group\"",
+        ];
+        check(
+            json!({"roleRef": {"kind": "ClusterRole"}, "subjects": [{"kind": "Robot", "name": "r"}]}),
+            errors,
+            errors,
+        );
+        check(
+            json!({"roleRef": {"kind": "Role", "name": "a"}}),
+            &[],
+            &["roleRef.kind: Unsupported value: \"Role\": supported values: \"ClusterRole\""],
+        );
+        check(
+            json!({"roleRef": {"kind": "Pod", "name": "a"}}),
+            &["roleRef.kind: Unsupported value: \"Pod\": supported values: \"Role\", \"ClusterRole\""],
+            &["roleRef.kind: Unsupported value: \"Pod\": supported values: \"ClusterRole\""],
+        );
+        check(
+            json!({"roleRef": view, "subjects": [{"kind": "ServiceAccount", "name": "builder"}]}),
+            &[],
+            &["subjects[0].namespace: Required value"],
+        );
+    }
+
+    #[test]
+    fn a_binding_keeps_its_role() {
+        let to = |role: &str| -> RoleBinding {
+            object(json!({"roleRef": {"apiGroup": GROUP, "kind": "Role", "name": role}}))
+        };
+        assert_eq!(lines(&check_binding_update(&to("a"), &to("a"))), [""; 0]);
+        assert_eq!(
+            lines(&check_binding_update(&to("b"), &to("a"))),
+            [
+                "roleRef: Invalid value: {\"APIGroup\":\"rbac.authorization.k8s.io\",\"Kind\":\"Role\",\"Name\":\"b\"}: cannot change roleRef"
+            ]
+        );
+    }
 }

@@ -1,10 +1,10 @@
 //! v1 ResourceQuota.
 
-use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, StatusAccess, Subresource, Validate};
+use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Subresource, Validate};
 use crate::object::Registered;
 use crate::pod_spec::defaults::canonical_resources;
 use crate::resources::{amount_text, check_amount, check_quota_name, is_quota_name};
-use crate::strategy::spec_and_status_no_generation;
+use crate::strategy::{spec_and_status_no_generation, status_access};
 use crate::support::{FIELD_IMMUTABLE, age, column, json};
 use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaSpec, ScopedResourceSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
@@ -35,16 +35,8 @@ const COLUMNS: &[Column<ResourceQuota>] = &[
     age(),
 ];
 
-const SUBRESOURCES: &[Subresource<ResourceQuota>] = &[Subresource::Status(StatusAccess {
-    prepare: |new, old| new.spec = old.spec.clone(),
-    validate: |new, _| {
-        let Some(status) = &new.status else { return Vec::new() };
-        let path = Path::new("status");
-        let mut errors = amounts(status.hard.as_ref(), &path.child("hard"));
-        errors.extend(amounts(status.used.as_ref(), &path.child("used")));
-        errors
-    },
-})];
+const SUBRESOURCES: &[Subresource<ResourceQuota>] =
+    &[Subresource::Status(status_access!(ResourceQuota, validate_status))];
 
 pub static RESOURCE_QUOTA: Registered<ResourceQuota> = Registered::new(Kind {
     gvk: GroupVersionKind::of("", "v1", "ResourceQuota"),
@@ -198,6 +190,14 @@ fn operator(requirement: &ScopedResourceSelectorRequirement, path: &Path) -> Fie
     errors
 }
 
+fn validate_status(new: &ResourceQuota, _: &ResourceQuota) -> FieldErrors {
+    let Some(status) = &new.status else { return Vec::new() };
+    let path = Path::new("status");
+    let mut errors = amounts(status.hard.as_ref(), &path.child("hard"));
+    errors.extend(amounts(status.used.as_ref(), &path.child("used")));
+    errors
+}
+
 fn validate_update(new: &ResourceQuota, old: &ResourceQuota) -> FieldErrors {
     let mut errors = validate(new);
     let scopes = |q: &ResourceQuota| -> BTreeSet<String> {
@@ -213,15 +213,18 @@ fn validate_update(new: &ResourceQuota, old: &ResourceQuota) -> FieldErrors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::testing::{lines, object};
+    use crate::support::testing::{check_spec, object};
     use serde_json::json;
 
     #[test]
     fn refusals() {
-        let check =
-            |spec, expect: &[&str]| assert_eq!(lines(&validate(&object(json!({"spec": spec})))), expect);
-        check(json!({"hard": {"pods": "10", "requests.cpu": "1", "count/jobs.batch": "3"}}), &[]);
-        check(
+        check_spec(
+            validate,
+            json!({"hard": {"pods": "10", "requests.cpu": "1", "count/jobs.batch": "3"}}),
+            &[],
+        );
+        check_spec(
+            validate,
             json!({"hard": {"pods": "1.5", "beer": "6"}}),
             &[
                 "spec.hard[beer]: Invalid value: \"beer\": must be a standard resource type or fully qualified",
@@ -229,11 +232,13 @@ mod tests {
                 "spec.hard[pods]: Invalid value: \"1500m\": must be an integer",
             ],
         );
-        check(
+        check_spec(
+            validate,
             json!({"hard": {"pods": "1"}, "scopes": ["BestEffort", "NotBestEffort"]}),
             &["spec.scopes: Invalid value: [\"BestEffort\",\"NotBestEffort\"]: conflicting scopes"],
         );
-        check(
+        check_spec(
+            validate,
             json!({"scopeSelector": {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In"}]}}),
             &[
                 "spec.scopeSelector.matchExpressions.values: Required value: must be at least one value when `operator` is 'In' or 'NotIn' for scope selector",

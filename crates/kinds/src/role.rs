@@ -2,10 +2,11 @@
 
 use crate::kind::{Kind, NameRule, Names, Scope, Strategy, Validate};
 use crate::object::Registered;
-use crate::rbac::{check_rule, role_columns};
-use crate::support::{no_change, plain};
+use crate::rbac::{check_rules, role_columns};
+use crate::strategy::plain;
+use crate::support::no_change;
 use k8s_openapi::api::rbac::v1::Role;
-use meta::{FieldErrors, GroupVersionKind, Path};
+use meta::{FieldErrors, GroupVersionKind};
 
 pub static ROLE: Registered<Role> = Registered::new(Kind {
     gvk: GroupVersionKind::of("rbac.authorization.k8s.io", "v1", "Role"),
@@ -23,8 +24,7 @@ pub static ROLE: Registered<Role> = Registered::new(Kind {
 });
 
 fn validate(role: &Role) -> FieldErrors {
-    let path = Path::new("rules");
-    role.rules.iter().flatten().enumerate().flat_map(|(i, r)| check_rule(r, true, &path.index(i))).collect()
+    check_rules(role.rules.as_deref(), true)
 }
 
 #[cfg(test)]

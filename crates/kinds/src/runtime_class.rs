@@ -4,7 +4,8 @@ use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate
 use crate::object::Registered;
 use crate::pod_spec::defaults::canonical_resources;
 use crate::resources::{check_amount, check_container_name};
-use crate::support::{FIELD_IMMUTABLE, age, column, json, plain, push_invalid};
+use crate::strategy::plain;
+use crate::support::{FIELD_IMMUTABLE, age, column, json, push_invalid};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 

@@ -3,7 +3,8 @@
 use crate::config_map::{IMMUTABLE_IS_SET, MAX_DATA_BYTES};
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Selectable, Validate};
 use crate::object::Registered;
-use crate::support::{FIELD_IMMUTABLE, age, column, plain, push_invalid, text};
+use crate::strategy::plain;
+use crate::support::{FIELD_IMMUTABLE, age, column, push_invalid, text};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
@@ -131,7 +132,7 @@ fn validate_update(new: &Secret, old: &Secret) -> FieldErrors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::testing::{lines, object};
+    use crate::support::testing::{check, lines, object};
     use serde_json::json;
 
     #[test]
@@ -146,27 +147,31 @@ mod tests {
 
     #[test]
     fn each_type_requires_its_keys() {
-        let check = |value, expect: &[&str]| assert_eq!(lines(&validate(&object(value))), expect);
-        check(json!({"type": "Opaque"}), &[]);
-        check(json!({"type": "example.com/own"}), &[]);
+        check(validate, json!({"type": "Opaque"}), &[]);
+        check(validate, json!({"type": "example.com/own"}), &[]);
         check(
+            validate,
             json!({"type": "kubernetes.io/tls"}),
             &["data[tls.crt]: Required value", "data[tls.key]: Required value"],
         );
         check(
+            validate,
             json!({"type": "kubernetes.io/basic-auth"}),
             &["data[username]: Required value", "data[password]: Required value"],
         );
-        check(json!({"type": "kubernetes.io/basic-auth", "data": {"username": "YQ=="}}), &[]);
+        check(validate, json!({"type": "kubernetes.io/basic-auth", "data": {"username": "YQ=="}}), &[]);
         check(
+            validate,
             json!({"type": "kubernetes.io/ssh-auth", "data": {"ssh-privatekey": ""}}),
             &["data[ssh-privatekey]: Required value"],
         );
         check(
+            validate,
             json!({"type": "kubernetes.io/dockerconfigjson"}),
             &["data[.dockerconfigjson]: Required value"],
         );
         check(
+            validate,
             json!({"type": "kubernetes.io/service-account-token"}),
             &["metadata.annotations[kubernetes.io/service-account.name]: Required value"],
         );

@@ -2,7 +2,8 @@
 
 use crate::kind::{Column, Connect, Kind, NameRule, Names, Scope, Subresource};
 use crate::object::Registered;
-use crate::support::{age, no_change, plain, unchecked};
+use crate::strategy::plain;
+use crate::support::{age, no_change, unchecked};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use meta::GroupVersionKind;
 

@@ -1,10 +1,10 @@
 //! networking.k8s.io/v1 ServiceCIDR: a range that cluster IPs come from. `kubernetes` is the one the API server was
 //! started with.
 
-use crate::kind::{Cell, Kind, NameRule, Names, Scope, Strategy, Subresource, Validate};
+use crate::kind::{Cell, Kind, NameRule, Names, Scope, StatusAccess, Subresource, Validate};
 use crate::object::Registered;
-use crate::strategy::reset_meta_for_status;
-use crate::support::{FIELD_IMMUTABLE, age, check_cidr, column, json, plain, status};
+use crate::strategy::{reset_meta_for_status, spec_and_status_no_generation};
+use crate::support::{FIELD_IMMUTABLE, age, check_cidr, column, json, no_update_errors};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path};
 
@@ -20,15 +20,14 @@ pub static SERVICE_CIDR: Registered<ServiceCIDR> = Registered::new(Kind {
     name_rule: NameRule::DnsSubdomain,
     default: |_| {},
     validate: Validate { create: |cidr| ranges(cidrs(cidr)), update: validate_update },
-    strategy: Strategy {
-        prepare_create: |new| new.status = Some(Default::default()),
-        prepare_update: |new, old| new.status = old.status.clone(),
-        ..plain()
-    },
-    subresources: &[Subresource::Status(status(|new, old| {
-        new.spec = old.spec.clone();
-        reset_meta_for_status(&mut new.metadata, &old.metadata);
-    }))],
+    strategy: spec_and_status_no_generation!(ServiceCIDR),
+    subresources: &[Subresource::Status(StatusAccess {
+        prepare: |new, old| {
+            new.spec.clone_from(&old.spec);
+            reset_meta_for_status(&mut new.metadata, &old.metadata);
+        },
+        validate: no_update_errors,
+    })],
     selectable: &[],
     columns: &[
         column(

@@ -2,7 +2,8 @@
 
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Validate};
 use crate::object::Registered;
-use crate::support::{FIELD_IMMUTABLE, age, column, json, plain, push_invalid, text, typed_column};
+use crate::strategy::plain;
+use crate::support::{FIELD_IMMUTABLE, age, column, json, push_invalid, text, typed_column};
 use k8s_openapi::api::core::v1::TopologySelectorTerm;
 use k8s_openapi::api::storage::v1::StorageClass;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};

@@ -1,7 +1,7 @@
-//! What the kinds' files share: constructors for columns and strategies, behaviours that do nothing, and
-//! checks that several kinds make.
+//! What the kinds' files share: constructors for columns, behaviours that do nothing, and checks that several
+//! kinds make. What their strategies share is in [`crate::strategy`].
 
-use crate::kind::{Cell, Column, StatusAccess, Strategy, Validate};
+use crate::kind::{Cell, Column, Validate};
 use crate::object::Typed;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use k8s_openapi::jiff::Timestamp;
@@ -67,38 +67,9 @@ pub fn no_update_errors<T>(_: &T, _: &T) -> FieldErrors {
     Vec::new()
 }
 
-/// A kind without status and generation: a client's write stands as it is.
-pub const fn plain<T>() -> Strategy<T> {
-    Strategy {
-        prepare_create: no_change,
-        prepare_update: no_change_from,
-        create_on_update: false,
-        unconditional_update: true,
-        graceful_delete: None,
-        orphans_by_default: false,
-        warnings: no_warnings,
-    }
-}
-
 /// A kind whose fields nothing constrains besides its schema.
 pub const fn unchecked<T>() -> Validate<T> {
     Validate { create: no_errors, update: no_update_errors }
-}
-
-/// A `/status` that takes only the status, through `prepare`.
-pub const fn status<T>(prepare: fn(&mut T, &T)) -> StatusAccess<T> {
-    StatusAccess { prepare, validate: no_update_errors }
-}
-
-/// Sets the first generation of a kind that counts them.
-pub fn first_generation<T: Typed>(object: &mut T) {
-    object.metadata_mut().generation = Some(1);
-}
-
-/// Raises the generation where `changed` says that the specification did; else keeps the stored one.
-pub fn next_generation<T: Typed>(new: &mut T, old: &T, changed: bool) {
-    let stored = old.metadata().generation;
-    new.metadata_mut().generation = if changed { Some(stored.unwrap_or(0) + 1) } else { stored };
 }
 
 /// A value as upstream prints it in a field error: JSON.
@@ -256,6 +227,18 @@ pub fn push_invalid(errors: &mut FieldErrors, path: &Path, value: &str, messages
     errors.extend(messages.into_iter().map(|m| FieldError::invalid(path, value, m)));
 }
 
+/// Refuses negative numbers: (field, value) pairs below `path`.
+pub fn nonnegative(errors: &mut FieldErrors, path: &Path, fields: &[(&str, i64)]) {
+    for (name, value) in fields.iter().filter(|(_, v)| *v < 0) {
+        errors.extend(meta::validation::validate_nonnegative(*value, &path.child(name)));
+    }
+}
+
+/// A number that counts as 0 where it was left out.
+pub fn or_zero(value: impl Into<Option<i32>>) -> i64 {
+    value.into().map_or(0, i64::from)
+}
+
 /// Errors of a transport protocol that must be given.
 pub fn check_protocol(path: &Path, value: Option<&str>) -> FieldErrors {
     match value.unwrap_or("") {
@@ -269,7 +252,7 @@ pub fn check_protocol(path: &Path, value: Option<&str>) -> FieldErrors {
 pub(crate) mod testing {
     use meta::FieldErrors;
     use serde::de::DeserializeOwned;
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     /// An object from JSON.
     pub fn object<T: DeserializeOwned>(value: Value) -> T {
@@ -279,5 +262,17 @@ pub(crate) mod testing {
     /// Errors as the client reads them.
     pub fn lines(errors: &FieldErrors) -> Vec<String> {
         errors.iter().map(ToString::to_string).collect()
+    }
+
+    /// Checks the errors of an object as the client reads them.
+    #[track_caller]
+    pub fn check<T: DeserializeOwned>(validate: fn(&T) -> FieldErrors, value: Value, expect: &[&str]) {
+        assert_eq!(lines(&validate(&object(value))), expect);
+    }
+
+    /// As [`check`], of an object that has no more than this `spec`.
+    #[track_caller]
+    pub fn check_spec<T: DeserializeOwned>(validate: fn(&T) -> FieldErrors, spec: Value, expect: &[&str]) {
+        check(validate, json!({ "spec": spec }), expect);
     }
 }

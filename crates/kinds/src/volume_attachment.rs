@@ -5,10 +5,8 @@ use crate::kind::{
 };
 use crate::object::Registered;
 use crate::persistent_volume::check_driver_name;
-use crate::strategy::semantic_eq;
-use crate::support::{
-    FIELD_IMMUTABLE, age, column, json, no_change, plain, push_invalid, text, typed_column,
-};
+use crate::strategy::{plain, semantic_eq};
+use crate::support::{FIELD_IMMUTABLE, age, column, json, no_change, push_invalid, text, typed_column};
 use k8s_openapi::api::storage::v1::{VolumeAttachment, VolumeError};
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 

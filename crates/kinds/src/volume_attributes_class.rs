@@ -3,7 +3,8 @@
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Validate};
 use crate::object::Registered;
 use crate::storage_class::{check_parameters, check_provisioner};
-use crate::support::{age, column, no_change, plain};
+use crate::strategy::plain;
+use crate::support::{age, column, no_change};
 use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path};
 

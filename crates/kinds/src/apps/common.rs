@@ -4,13 +4,12 @@ use crate::pod_spec::validate_pod_template;
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use meta::validation::{is_valid_percent, validate_label_selector};
+use meta::validation::{is_valid_percent, validate_label_selector, validate_nonnegative};
 use meta::{FieldError, FieldErrors, Json, Path, Verbatim};
 use std::collections::BTreeMap;
 
 pub(crate) const NAMES_OF_CONTAINERS: &str = "Names of each container in the template.";
 pub(crate) const IMAGES_OF_CONTAINERS: &str = "Images referenced by each container in the template.";
-const NEGATIVE: &str = "must be greater than or equal to 0";
 const LABELS_DO_NOT_MATCH: &str = "`selector` does not match template `labels`";
 
 fn joined<'a>(containers: &'a [Container], of: impl Fn(&'a Container) -> &'a str) -> String {
@@ -50,28 +49,19 @@ pub(crate) fn is_empty_selector(selector: &LabelSelector) -> bool {
         && selector.match_expressions.as_ref().is_none_or(Vec::is_empty)
 }
 
-/// Refuses negative numbers: (field, value) pairs below `path`.
-pub(crate) fn nonnegative(errors: &mut FieldErrors, path: &Path, fields: &[(&str, i64)]) {
-    for (name, value) in fields.iter().filter(|(_, v)| *v < 0) {
-        errors.push(FieldError::invalid(&path.child(name), *value, NEGATIVE));
+/// Refuses counts of a status above its `replicas`.
+pub(crate) fn counts_within(errors: &mut FieldErrors, replicas: i64, counts: &[(&str, i64)]) {
+    for (name, value) in counts.iter().filter(|(_, v)| *v > replicas) {
+        let path = Path::new("status").child(name);
+        errors.push(FieldError::invalid(&path, *value, "cannot be greater than status.replicas"));
     }
 }
 
-/// Refuses counts above the status' `replicas`, and more available than ready pods.
-pub(crate) fn counts_within(
-    errors: &mut FieldErrors,
-    path: &Path,
-    replicas: i32,
-    counts: &[(&str, i32)],
-    ready: i32,
-    available: i32,
-    than_ready: &str,
-) {
-    for (name, value) in counts.iter().filter(|(_, v)| *v > replicas) {
-        errors.push(FieldError::invalid(&path.child(name), *value, "cannot be greater than status.replicas"));
-    }
+/// Refuses a status with more available than ready pods; `ready_field` is how upstream's message calls the latter.
+pub(crate) fn available_are_ready(errors: &mut FieldErrors, available: i64, ready: i64, ready_field: &str) {
     if available > ready {
-        errors.push(FieldError::invalid(&path.child("availableReplicas"), available, than_ready));
+        let why = format!("cannot be greater than {ready_field}");
+        errors.push(FieldError::invalid(&Path::new("status.availableReplicas"), available, why));
     }
 }
 
@@ -182,8 +172,7 @@ pub(crate) fn validate_replicated(
 /// An absolute number or a percentage.
 pub(crate) fn positive_int_or_percent(errors: &mut FieldErrors, value: &IntOrString, path: &Path) {
     match value {
-        IntOrString::Int(n) if *n < 0 => errors.push(FieldError::invalid(path, *n, NEGATIVE)),
-        IntOrString::Int(_) => {}
+        IntOrString::Int(n) => errors.extend(validate_nonnegative(i64::from(*n), path)),
         IntOrString::String(s) => {
             errors.extend(is_valid_percent(s).into_iter().map(|m| FieldError::invalid(path, s, m)));
         }

@@ -2,7 +2,7 @@
 
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Validate};
 use crate::object::Registered;
-use crate::strategy::no_status;
+use crate::strategy::plain;
 use crate::support::{age, column, no_change};
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use meta::{FieldError, FieldErrors, GroupVersion, GroupVersionKind, Json, Path};
@@ -29,7 +29,7 @@ pub static CONTROLLER_REVISION: Registered<ControllerRevision> = Registered::new
     name_rule: NameRule::DnsSubdomain,
     default: no_change,
     validate: Validate { create: validate, update: validate_update },
-    strategy: no_status!(ControllerRevision),
+    strategy: plain(),
     subresources: &[],
     selectable: &[],
     columns: COLUMNS,

@@ -5,8 +5,8 @@ use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Subresou
 use crate::object::Registered;
 use crate::pod_spec::defaults::fill;
 use crate::pod_spec::{default_pod_template, validate_pod_template};
-use crate::strategy::{carry_generation, semantic_eq, spec_and_status, status_access};
-use crate::support::{age, column, format_labels, format_selector, typed_column, wide};
+use crate::strategy::{first_generation, next_generation, semantic_eq, spec_and_status, status_access};
+use crate::support::{age, column, format_labels, format_selector, nonnegative, or_zero, typed_column, wide};
 use k8s_openapi::api::apps::v1::{
     DaemonSet, DaemonSetSpec, DaemonSetStatus, DaemonSetUpdateStrategy, RollingUpdateDaemonSet,
 };
@@ -129,7 +129,7 @@ fn set_template_generation(d: &mut DaemonSet, generation: i64) {
 
 fn prepare_create(d: &mut DaemonSet) {
     d.status = Some(DaemonSetStatus::default());
-    d.metadata.generation = Some(1);
+    first_generation(d);
     let generation = template_generation(d).max(1);
     set_template_generation(d, generation);
 }
@@ -140,7 +140,7 @@ fn prepare_update(new: &mut DaemonSet, old: &DaemonSet) {
     let spec_changed = !semantic_eq(&new.spec, &old.spec);
     let template_changed = spec_changed && !semantic_eq(&template(new), &template(old));
     set_template_generation(new, template_generation(old) + i64::from(template_changed));
-    carry_generation(&mut new.metadata, &old.metadata, spec_changed);
+    next_generation(new, old, spec_changed);
 }
 
 fn validate(d: &DaemonSet) -> FieldErrors {
@@ -166,15 +166,11 @@ fn validate_spec(spec: &DaemonSetSpec) -> FieldErrors {
     }
     errors.extend(validate_pod_template(&spec.template, &template_path));
     runs_forever(&mut errors, &spec.template, &template_path, "DaemonSet");
-    nonnegative(&mut errors, &path, &[("minReadySeconds", i64::from(spec.min_ready_seconds.unwrap_or(0)))]);
+    nonnegative(&mut errors, &path, &[("minReadySeconds", or_zero(spec.min_ready_seconds))]);
     if let Some(strategy) = &spec.update_strategy {
         validate_strategy(&mut errors, strategy, &path.child("updateStrategy"));
     }
-    nonnegative(
-        &mut errors,
-        &path,
-        &[("revisionHistoryLimit", i64::from(spec.revision_history_limit.unwrap_or(0)))],
-    );
+    nonnegative(&mut errors, &path, &[("revisionHistoryLimit", or_zero(spec.revision_history_limit))]);
     errors
 }
 
@@ -223,20 +219,19 @@ fn validate_status(new: &DaemonSet, old: &DaemonSet) -> FieldErrors {
     let mut errors = Vec::new();
     let empty = DaemonSetStatus::default();
     let s = new.status.as_ref().unwrap_or(&empty);
-    let n = |value: Option<i32>| i64::from(value.unwrap_or(0));
     nonnegative(
         &mut errors,
         &Path::new("status"),
         &[
-            ("currentNumberScheduled", i64::from(s.current_number_scheduled)),
-            ("numberMisscheduled", i64::from(s.number_misscheduled)),
-            ("desiredNumberScheduled", i64::from(s.desired_number_scheduled)),
-            ("numberReady", i64::from(s.number_ready)),
+            ("currentNumberScheduled", or_zero(s.current_number_scheduled)),
+            ("numberMisscheduled", or_zero(s.number_misscheduled)),
+            ("desiredNumberScheduled", or_zero(s.desired_number_scheduled)),
+            ("numberReady", or_zero(s.number_ready)),
             ("observedGeneration", s.observed_generation.unwrap_or(0)),
-            ("updatedNumberScheduled", n(s.updated_number_scheduled)),
-            ("numberAvailable", n(s.number_available)),
-            ("numberUnavailable", n(s.number_unavailable)),
-            ("collisionCount", n(s.collision_count)),
+            ("updatedNumberScheduled", or_zero(s.updated_number_scheduled)),
+            ("numberAvailable", or_zero(s.number_available)),
+            ("numberUnavailable", or_zero(s.number_unavailable)),
+            ("collisionCount", or_zero(s.collision_count)),
         ],
     );
     collision_count_kept(&mut errors, s.collision_count, old.status.as_ref().and_then(|s| s.collision_count));

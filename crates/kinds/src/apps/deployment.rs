@@ -7,8 +7,8 @@ use crate::kind::{
 use crate::object::Registered;
 use crate::pod_spec::default_pod_template;
 use crate::pod_spec::defaults::fill;
-use crate::strategy::{carry_generation, semantic_eq, spec_and_status};
-use crate::support::{age, column, wide};
+use crate::strategy::{next_generation, semantic_eq, spec_and_status};
+use crate::support::{age, column, nonnegative, or_zero, wide};
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStatus, DeploymentStrategy, RollingUpdateDeployment,
 };
@@ -25,7 +25,6 @@ const SUBRESOURCES: &[Subresource<Deployment>] = &[
         prepare: |new, old| {
             new.spec.clone_from(&old.spec);
             new.metadata.labels.clone_from(&old.metadata.labels);
-            new.metadata.generation = old.metadata.generation;
         },
         validate: validate_status,
     }),
@@ -113,7 +112,7 @@ fn prepare_update(new: &mut Deployment, old: &Deployment) {
     new.status.clone_from(&old.status);
     let changed = !semantic_eq(&new.spec, &old.spec)
         || !semantic_eq(&new.metadata.annotations, &old.metadata.annotations);
-    carry_generation(&mut new.metadata, &old.metadata, changed);
+    next_generation(new, old, changed);
 }
 
 fn validate(d: &Deployment) -> FieldErrors {
@@ -123,7 +122,6 @@ fn validate(d: &Deployment) -> FieldErrors {
 fn validate_spec(spec: &DeploymentSpec) -> FieldErrors {
     let mut errors = Vec::new();
     let path = Path::new("spec");
-    let or_zero = |n: Option<i32>| i64::from(n.unwrap_or(0));
     nonnegative(&mut errors, &path, &[("replicas", or_zero(spec.replicas))]);
     validate_replicated(&mut errors, &spec.selector, Some(&spec.template));
     if let Some(strategy) = &spec.strategy {
@@ -190,40 +188,30 @@ fn validate_update(new: &Deployment, old: &Deployment) -> FieldErrors {
 
 fn validate_status(new: &Deployment, old: &Deployment) -> FieldErrors {
     let mut errors = Vec::new();
-    let path = Path::new("status");
     let empty = DeploymentStatus::default();
     let s = new.status.as_ref().unwrap_or(&empty);
-    let n = |value: Option<i32>| i64::from(value.unwrap_or(0));
     nonnegative(
         &mut errors,
-        &path,
+        &Path::new("status"),
         &[
             ("observedGeneration", s.observed_generation.unwrap_or(0)),
-            ("replicas", n(s.replicas)),
-            ("updatedReplicas", n(s.updated_replicas)),
-            ("readyReplicas", n(s.ready_replicas)),
-            ("availableReplicas", n(s.available_replicas)),
-            ("unavailableReplicas", n(s.unavailable_replicas)),
-            ("terminatingReplicas", n(s.terminating_replicas)),
-            ("collisionCount", n(s.collision_count)),
+            ("replicas", or_zero(s.replicas)),
+            ("updatedReplicas", or_zero(s.updated_replicas)),
+            ("readyReplicas", or_zero(s.ready_replicas)),
+            ("availableReplicas", or_zero(s.available_replicas)),
+            ("unavailableReplicas", or_zero(s.unavailable_replicas)),
+            ("terminatingReplicas", or_zero(s.terminating_replicas)),
+            ("collisionCount", or_zero(s.collision_count)),
         ],
     );
-    let (ready, available) = (s.ready_replicas.unwrap_or(0), s.available_replicas.unwrap_or(0));
+    let (ready, available) = (or_zero(s.ready_replicas), or_zero(s.available_replicas));
     let counts = [
-        ("updatedReplicas", s.updated_replicas.unwrap_or(0)),
+        ("updatedReplicas", or_zero(s.updated_replicas)),
         ("readyReplicas", ready),
         ("availableReplicas", available),
     ];
-    let replicas = s.replicas.unwrap_or(0);
-    counts_within(
-        &mut errors,
-        &path,
-        replicas,
-        &counts,
-        ready,
-        available,
-        "cannot be greater than readyReplicas",
-    );
+    counts_within(&mut errors, or_zero(s.replicas), &counts);
+    available_are_ready(&mut errors, available, ready, "readyReplicas");
     collision_count_kept(&mut errors, s.collision_count, old.status.as_ref().and_then(|s| s.collision_count));
     errors
 }

@@ -7,7 +7,10 @@ mod deployment;
 mod replica_set;
 mod stateful_set;
 
-pub(crate) use common::{container_images, container_names, labels_match, selector_json};
+pub(crate) use common::{
+    at_most_100_percent, available_are_ready, container_images, container_names, counts_within, labels_match,
+    positive_int_or_percent, readable, selector_json,
+};
 pub use controller_revision::CONTROLLER_REVISION;
 pub use daemon_set::DAEMON_SET;
 pub use deployment::DEPLOYMENT;

@@ -7,7 +7,7 @@ use crate::kind::{
 use crate::object::Registered;
 use crate::pod_spec::default_pod_template;
 use crate::strategy::{spec_and_status, status_access};
-use crate::support::{age, format_selector, typed_column, wide};
+use crate::support::{age, format_selector, nonnegative, or_zero, typed_column, wide};
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::PodSpec;
 use meta::{FieldErrors, GroupVersionKind, Path};
@@ -99,10 +99,7 @@ fn validate(r: &ReplicaSet) -> FieldErrors {
     nonnegative(
         &mut errors,
         &Path::new("spec"),
-        &[
-            ("replicas", i64::from(spec.replicas.unwrap_or(0))),
-            ("minReadySeconds", i64::from(spec.min_ready_seconds.unwrap_or(0))),
-        ],
+        &[("replicas", or_zero(spec.replicas)), ("minReadySeconds", or_zero(spec.min_ready_seconds))],
     );
     validate_replicated(&mut errors, &spec.selector, spec.template.as_ref());
     errors
@@ -118,34 +115,27 @@ fn validate_update(new: &ReplicaSet, old: &ReplicaSet) -> FieldErrors {
 
 fn validate_status(new: &ReplicaSet, _: &ReplicaSet) -> FieldErrors {
     let mut errors = Vec::new();
-    let path = Path::new("status");
     let empty = ReplicaSetStatus::default();
     let s = new.status.as_ref().unwrap_or(&empty);
-    let labeled = s.fully_labeled_replicas.unwrap_or(0);
-    let (ready, available) = (s.ready_replicas.unwrap_or(0), s.available_replicas.unwrap_or(0));
+    let (ready, available) = (or_zero(s.ready_replicas), or_zero(s.available_replicas));
+    let counts = [
+        ("fullyLabeledReplicas", or_zero(s.fully_labeled_replicas)),
+        ("readyReplicas", ready),
+        ("availableReplicas", available),
+    ];
+    let path = Path::new("status");
+    nonnegative(&mut errors, &path, &[("replicas", or_zero(s.replicas))]);
+    nonnegative(&mut errors, &path, &counts);
     nonnegative(
         &mut errors,
         &path,
         &[
-            ("replicas", i64::from(s.replicas)),
-            ("fullyLabeledReplicas", i64::from(labeled)),
-            ("readyReplicas", i64::from(ready)),
-            ("availableReplicas", i64::from(available)),
             ("observedGeneration", s.observed_generation.unwrap_or(0)),
-            ("terminatingReplicas", i64::from(s.terminating_replicas.unwrap_or(0))),
+            ("terminatingReplicas", or_zero(s.terminating_replicas)),
         ],
     );
-    let counts =
-        [("fullyLabeledReplicas", labeled), ("readyReplicas", ready), ("availableReplicas", available)];
-    counts_within(
-        &mut errors,
-        &path,
-        s.replicas,
-        &counts,
-        ready,
-        available,
-        "cannot be greater than readyReplicas",
-    );
+    counts_within(&mut errors, or_zero(s.replicas), &counts);
+    available_are_ready(&mut errors, available, ready, "readyReplicas");
     errors
 }
 

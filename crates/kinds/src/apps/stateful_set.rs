@@ -6,7 +6,7 @@ use crate::object::Registered;
 use crate::pod_spec::defaults::fill;
 use crate::pod_spec::{default_claim_spec, default_pod_template, validate_pod_template};
 use crate::strategy::{semantic_eq, spec_and_status, status_access};
-use crate::support::{age, column, wide};
+use crate::support::{age, column, nonnegative, or_zero, wide};
 use k8s_openapi::api::apps::v1::{
     RollingUpdateStatefulSetStrategy, StatefulSet, StatefulSetSpec, StatefulSetStatus,
 };
@@ -133,9 +133,9 @@ fn validate_spec(spec: &StatefulSetSpec, strictness: Strictness) -> FieldErrors 
         &mut errors,
         &path,
         &[
-            ("replicas", i64::from(spec.replicas.unwrap_or(0))),
-            ("minReadySeconds", i64::from(spec.min_ready_seconds.unwrap_or(0))),
-            ("ordinals.start", i64::from(spec.ordinals.as_ref().and_then(|o| o.start).unwrap_or(0))),
+            ("replicas", or_zero(spec.replicas)),
+            ("minReadySeconds", or_zero(spec.min_ready_seconds)),
+            ("ordinals.start", or_zero(spec.ordinals.as_ref().and_then(|o| o.start))),
         ],
     );
     let service = spec.service_name.as_deref().unwrap_or_default();
@@ -197,7 +197,7 @@ fn rolling_json(rolling: &RollingUpdateStatefulSetStrategy) -> Verbatim {
 }
 
 fn validate_rolling(errors: &mut FieldErrors, rolling: &RollingUpdateStatefulSetStrategy, path: &Path) {
-    nonnegative(errors, path, &[("partition", i64::from(rolling.partition.unwrap_or(0)))]);
+    nonnegative(errors, path, &[("partition", or_zero(rolling.partition))]);
     if let Some(unavailable) = &rolling.max_unavailable {
         let path = path.child("maxUnavailable");
         positive_int_or_percent(errors, unavailable, &path);
@@ -280,22 +280,21 @@ fn validate_update(new: &StatefulSet, old: &StatefulSet) -> FieldErrors {
 
 fn validate_status(new: &StatefulSet, old: &StatefulSet) -> FieldErrors {
     let mut errors = Vec::new();
-    let path = Path::new("status");
     let empty = StatefulSetStatus::default();
     let s = new.status.as_ref().unwrap_or(&empty);
-    let (ready, available) = (s.ready_replicas.unwrap_or(0), s.available_replicas.unwrap_or(0));
-    let (current, updated) = (s.current_replicas.unwrap_or(0), s.updated_replicas.unwrap_or(0));
+    let (ready, available) = (or_zero(s.ready_replicas), or_zero(s.available_replicas));
+    let (current, updated) = (or_zero(s.current_replicas), or_zero(s.updated_replicas));
     nonnegative(
         &mut errors,
-        &path,
+        &Path::new("status"),
         &[
-            ("replicas", i64::from(s.replicas)),
-            ("readyReplicas", i64::from(ready)),
-            ("currentReplicas", i64::from(current)),
-            ("updatedReplicas", i64::from(updated)),
-            ("availableReplicas", i64::from(available)),
+            ("replicas", or_zero(s.replicas)),
+            ("readyReplicas", ready),
+            ("currentReplicas", current),
+            ("updatedReplicas", updated),
+            ("availableReplicas", available),
             ("observedGeneration", s.observed_generation.unwrap_or(0)),
-            ("collisionCount", i64::from(s.collision_count.unwrap_or(0))),
+            ("collisionCount", or_zero(s.collision_count)),
         ],
     );
     let counts = [
@@ -304,8 +303,8 @@ fn validate_status(new: &StatefulSet, old: &StatefulSet) -> FieldErrors {
         ("updatedReplicas", updated),
         ("availableReplicas", available),
     ];
-    let than_ready = "cannot be greater than status.readyReplicas";
-    counts_within(&mut errors, &path, s.replicas, &counts, ready, available, than_ready);
+    counts_within(&mut errors, or_zero(s.replicas), &counts);
+    available_are_ready(&mut errors, available, ready, "status.readyReplicas");
     collision_count_kept(&mut errors, s.collision_count, old.status.as_ref().and_then(|s| s.collision_count));
     errors
 }

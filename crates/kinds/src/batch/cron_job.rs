@@ -4,13 +4,13 @@ use super::job::{SELECTOR, default_parts, pod_spec};
 use super::job_spec::validate_spec;
 use super::schedule::{Schedule, time_zone};
 use crate::apps::{container_images, container_names, selector_json};
-use crate::kind::{
-    Cell, Column, Kind, NameRule, Names, Scope, StatusAccess, Strategy, Subresource, Validate,
-};
+use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Subresource, Validate};
 use crate::object::Registered;
 use crate::pod_spec::defaults::fill;
-use crate::strategy::spec_and_status;
-use crate::support::{age, column, format_selector, no_update_errors, typed_column, wide};
+use crate::strategy::{spec_and_status, status_access};
+use crate::support::{
+    age, column, format_selector, no_update_errors, nonnegative, or_zero, typed_column, wide,
+};
 use k8s_openapi::api::batch::v1::{CronJob, CronJobSpec, JobSpec};
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 
@@ -21,13 +21,8 @@ const MAX_ZONE_PART_BYTES: usize = 14;
 const SUCCESSFUL_JOBS_HISTORY_LIMIT: i32 = 3;
 const FAILED_JOBS_HISTORY_LIMIT: i32 = 1;
 
-const SUBRESOURCES: &[Subresource<CronJob>] = &[Subresource::Status(StatusAccess {
-    prepare: |new, old| {
-        new.spec.clone_from(&old.spec);
-        new.metadata.generation = old.metadata.generation;
-    },
-    validate: no_update_errors,
-})];
+const SUBRESOURCES: &[Subresource<CronJob>] =
+    &[Subresource::Status(status_access!(CronJob, no_update_errors))];
 
 const COLUMNS: &[Column<CronJob>] = &[
     column("Schedule", "The schedule in Cron format, see https://en.wikipedia.org/wiki/Cron.", |c| {
@@ -155,12 +150,11 @@ fn validate(c: &CronJob, old: Option<&CronJobSpec>) -> FieldErrors {
             errors.push(FieldError::not_supported(&at.child("manualSelector"), true, &["nil", "false"]));
         }
     }
-    for (field, value) in [
-        ("successfulJobsHistoryLimit", spec.successful_jobs_history_limit),
-        ("failedJobsHistoryLimit", spec.failed_jobs_history_limit),
-    ] {
-        errors.extend(rules::validate_nonnegative(i64::from(value.unwrap_or(0)), &path.child(field)));
-    }
+    let limits = [
+        ("successfulJobsHistoryLimit", or_zero(spec.successful_jobs_history_limit)),
+        ("failedJobsHistoryLimit", or_zero(spec.failed_jobs_history_limit)),
+    ];
+    nonnegative(&mut errors, &path, &limits);
     errors
 }
 

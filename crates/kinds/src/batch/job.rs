@@ -2,13 +2,11 @@
 
 use super::{has, job_spec, job_status, job_update};
 use crate::apps::{container_images, container_names};
-use crate::kind::{
-    Cell, Column, Kind, NameRule, Names, Scope, Selectable, StatusAccess, Strategy, Subresource, Validate,
-};
+use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Selectable, Strategy, Subresource, Validate};
 use crate::object::Registered;
 use crate::pod_spec::default_pod_template;
 use crate::pod_spec::defaults::fill;
-use crate::strategy::spec_and_status;
+use crate::strategy::{first_generation, spec_and_status, status_access};
 use crate::support::{age, column, format_selector, wide};
 use k8s_openapi::api::batch::v1::{Job, JobSpec};
 use k8s_openapi::api::core::v1::PodSpec;
@@ -25,13 +23,7 @@ const BACKOFF_LIMIT: i32 = 6;
 const COMPLETIONS_SOFT_LIMIT: i32 = 100_000;
 const PARALLELISM_SOFT_LIMIT: i32 = 10_000;
 
-const SUBRESOURCES: &[Subresource<Job>] = &[Subresource::Status(StatusAccess {
-    prepare: |new, old| {
-        new.spec.clone_from(&old.spec);
-        new.metadata.generation = old.metadata.generation;
-    },
-    validate: job_status::validate,
-})];
+const SUBRESOURCES: &[Subresource<Job>] = &[Subresource::Status(status_access!(Job, job_status::validate))];
 
 const COLUMNS: &[Column<Job>] = &[
     column("Status", "Status of the job.", |j| Cell::str(summary(j))),
@@ -171,7 +163,7 @@ fn prepare_create(job: &mut Job) {
     // Upstream does so whenever it reads the stored object.
     copy_labels(job);
     job.status = Some(Default::default());
-    job.metadata.generation = Some(1);
+    first_generation(job);
 }
 
 /// Labels that no other job's pods have, and a selector of them. Labels that the user gave instead are refused later.

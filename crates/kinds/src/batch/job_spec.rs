@@ -4,6 +4,7 @@ use super::indexes::{count, parse_indexes};
 use super::job::{CONTROLLER_UID_LABEL, JOB_NAME_LABEL, LEGACY_CONTROLLER_UID_LABEL, LEGACY_JOB_NAME_LABEL};
 use crate::apps::{labels_match, selector_json};
 use crate::pod_spec::validate_pod_template;
+use crate::support::{nonnegative, or_zero};
 use k8s_openapi::api::batch::v1::{
     Job, JobSpec, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyOnPodConditionsPattern,
     PodFailurePolicyRule, SuccessPolicyRule,
@@ -112,19 +113,15 @@ pub(super) fn validate_with_selector(errors: &mut FieldErrors, spec: &JobSpec) {
 /// A specification without its selector: as it also stands in a CronJob.
 pub(super) fn validate_spec(errors: &mut FieldErrors, spec: &JobSpec, path: &Path) {
     let numbers = [
-        ("parallelism", spec.parallelism.map(i64::from)),
-        ("completions", spec.completions.map(i64::from)),
-        ("activeDeadlineSeconds", spec.active_deadline_seconds),
-        ("backoffLimit", spec.backoff_limit.map(i64::from)),
-        ("ttlSecondsAfterFinished", spec.ttl_seconds_after_finished.map(i64::from)),
-        ("backoffLimitPerIndex", spec.backoff_limit_per_index.map(i64::from)),
-        ("maxFailedIndexes", spec.max_failed_indexes.map(i64::from)),
+        ("parallelism", or_zero(spec.parallelism)),
+        ("completions", or_zero(spec.completions)),
+        ("activeDeadlineSeconds", spec.active_deadline_seconds.unwrap_or(0)),
+        ("backoffLimit", or_zero(spec.backoff_limit)),
+        ("ttlSecondsAfterFinished", or_zero(spec.ttl_seconds_after_finished)),
+        ("backoffLimitPerIndex", or_zero(spec.backoff_limit_per_index)),
+        ("maxFailedIndexes", or_zero(spec.max_failed_indexes)),
     ];
-    for (field, value) in numbers {
-        if let Some(value) = value.filter(|v| *v < 0) {
-            errors.extend(rules::validate_nonnegative(value, &path.child(field)));
-        }
-    }
+    nonnegative(errors, path, &numbers);
     if spec.max_failed_indexes.is_some() && spec.backoff_limit_per_index.is_none() {
         let why = "when maxFailedIndexes is specified";
         errors.push(FieldError::required(&path.child("backoffLimitPerIndex"), why));

@@ -5,8 +5,9 @@ use super::indexes::{overlap, parse_indexes};
 use super::job_spec::{invalid, is_indexed};
 use super::{has, is_finished};
 use crate::strategy::semantic_eq;
+use crate::support::{nonnegative, or_zero};
 use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus, UncountedTerminatedPods};
-use meta::{FieldError, FieldErrors, Json, Path, validation as rules};
+use meta::{FieldError, FieldErrors, Json, Path};
 use std::collections::BTreeSet;
 
 pub(super) fn validate(new: &Job, old: &Job) -> FieldErrors {
@@ -51,15 +52,14 @@ impl Change<'_> {
     fn numbers(&self) -> FieldErrors {
         let s = self.status;
         let mut errors = Vec::new();
-        for (field, value) in [
-            ("active", s.active),
-            ("succeeded", s.succeeded),
-            ("failed", s.failed),
-            ("ready", s.ready),
-            ("terminating", s.terminating),
-        ] {
-            errors.extend(rules::validate_nonnegative(i64::from(value.unwrap_or(0)), &self.at(field)));
-        }
+        let counts = [
+            ("active", or_zero(s.active)),
+            ("succeeded", or_zero(s.succeeded)),
+            ("failed", or_zero(s.failed)),
+            ("ready", or_zero(s.ready)),
+            ("terminating", or_zero(s.terminating)),
+        ];
+        nonnegative(&mut errors, &self.path, &counts);
         let mut seen = BTreeSet::new();
         let uncounted = s.uncounted_terminated_pods.iter();
         for (field, uids) in uncounted.flat_map(|u| [("succeeded", &u.succeeded), ("failed", &u.failed)]) {

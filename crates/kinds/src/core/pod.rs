@@ -10,7 +10,9 @@ use crate::kind::{
 };
 use crate::object::Registered;
 use crate::pod_spec::default_pod;
-use crate::strategy::{carry_generation, reset_meta_for_status, semantic_eq, spec_and_status};
+use crate::strategy::{
+    first_generation, next_generation, reset_meta_for_status, semantic_eq, spec_and_status,
+};
 use crate::support::text;
 use k8s_openapi::api::core::v1::{
     Affinity, AppArmorProfile, Container, Pod, PodAffinityTerm, PodCondition, PodSpec, PodStatus,
@@ -116,7 +118,7 @@ pub static POD: Registered<Pod> = Registered::new(Kind {
 });
 
 fn prepare_create(pod: &mut Pod) {
-    pod.metadata.generation = Some(1);
+    first_generation(pod);
     let spec = pod.spec.get_or_insert_default();
     let mut status = PodStatus {
         phase: Some("Pending".to_owned()),
@@ -212,7 +214,7 @@ fn merge_label_keys(spec: &mut PodSpec, labels: &BTreeMap<String, String>) {
 
 fn raise_generation(new: &mut Pod, old: &Pod) {
     let changed = !semantic_eq(&new.spec, &old.spec);
-    carry_generation(&mut new.metadata, &old.metadata, changed);
+    next_generation(new, old, changed);
 }
 
 fn prepare_update(new: &mut Pod, old: &Pod) {
@@ -224,7 +226,6 @@ fn prepare_update(new: &mut Pod, old: &Pod) {
 /// the API server knows is put back.
 fn prepare_status(new: &mut Pod, old: &Pod) {
     new.spec.clone_from(&old.spec);
-    new.metadata.generation = old.metadata.generation;
     new.metadata.deletion_timestamp.clone_from(&old.metadata.deletion_timestamp);
     new.metadata.owner_references.clone_from(&old.metadata.owner_references);
     let empty = PodStatus::default();

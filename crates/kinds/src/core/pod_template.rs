@@ -4,7 +4,7 @@ use crate::apps::{container_images, container_names};
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
 use crate::object::Registered;
 use crate::pod_spec::{default_pod_template, validate_pod_template};
-use crate::strategy::{carry_generation, no_status, semantic_eq};
+use crate::strategy::{first_generation, next_generation, plain, semantic_eq};
 use crate::support::{column, format_labels};
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplate};
 use meta::{FieldErrors, GroupVersionKind, Path};
@@ -40,12 +40,12 @@ pub static POD_TEMPLATE: Registered<PodTemplate> = Registered::new(Kind {
                 Vec::new()
             }
         },
-        prepare_create: |t| t.metadata.generation = Some(1),
+        prepare_create: first_generation,
         prepare_update: |new, old| {
             let changed = !semantic_eq(&new.template, &old.template);
-            carry_generation(&mut new.metadata, &old.metadata, changed);
+            next_generation(new, old, changed);
         },
-        ..no_status!(PodTemplate)
+        ..plain()
     },
     subresources: &[],
     selectable: &[],

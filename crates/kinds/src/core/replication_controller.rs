@@ -1,13 +1,13 @@
 //! v1 ReplicationController, the ReplicaSet's predecessor.
 
-use crate::apps::{container_images, container_names};
+use crate::apps::{available_are_ready, container_images, container_names, counts_within};
 use crate::kind::{
     Cell, Column, Kind, NameRule, Names, ScaleAccess, Scope, Selectable, Subresource, Validate,
 };
 use crate::object::Registered;
 use crate::pod_spec::{default_pod_template, validate_pod_template_for_controller};
 use crate::strategy::{spec_and_status, status_access};
-use crate::support::{age, format_labels, typed_column, wide};
+use crate::support::{age, format_labels, nonnegative, or_zero, typed_column, wide};
 use k8s_openapi::api::core::v1::{PodSpec, ReplicationController, ReplicationControllerStatus};
 use meta::{FieldError, FieldErrors, GroupVersionKind, LabelSelector, Path};
 
@@ -117,11 +117,11 @@ fn validate(r: &ReplicationController) -> FieldErrors {
     let mut errors = Vec::new();
     let Some(spec) = &r.spec else { return errors };
     let path = Path::new("spec");
-    nonnegative(&mut errors, &path, "minReadySeconds", spec.min_ready_seconds.unwrap_or(0));
+    nonnegative(&mut errors, &path, &[("minReadySeconds", or_zero(spec.min_ready_seconds))]);
     if selector(r).is_everything() {
         errors.push(FieldError::required(&path.child("selector"), ""));
     }
-    nonnegative(&mut errors, &path, "replicas", spec.replicas.unwrap_or(0));
+    nonnegative(&mut errors, &path, &[("replicas", or_zero(spec.replicas))]);
     match &spec.template {
         None => errors.push(FieldError::required(&path.child("template"), "")),
         Some(template) => errors.extend(validate_pod_template_for_controller(
@@ -134,32 +134,22 @@ fn validate(r: &ReplicationController) -> FieldErrors {
     errors
 }
 
-fn nonnegative(errors: &mut FieldErrors, path: &Path, name: &str, value: i32) {
-    errors.extend(meta::validation::validate_nonnegative(i64::from(value), &path.child(name)));
-}
-
 fn validate_status(new: &ReplicationController, _: &ReplicationController) -> FieldErrors {
     let mut errors = Vec::new();
-    let path = Path::new("status");
     let empty = ReplicationControllerStatus::default();
     let s = new.status.as_ref().unwrap_or(&empty);
-    let labeled = s.fully_labeled_replicas.unwrap_or(0);
-    let (ready, available) = (s.ready_replicas.unwrap_or(0), s.available_replicas.unwrap_or(0));
-    let counts =
-        [("fullyLabeledReplicas", labeled), ("readyReplicas", ready), ("availableReplicas", available)];
-    nonnegative(&mut errors, &path, "replicas", s.replicas);
-    for (name, value) in counts {
-        nonnegative(&mut errors, &path, name, value);
-    }
-    let generation = s.observed_generation.unwrap_or(0);
-    errors.extend(meta::validation::validate_nonnegative(generation, &path.child("observedGeneration")));
-    for (name, value) in counts.into_iter().filter(|(_, v)| *v > s.replicas) {
-        errors.push(FieldError::invalid(&path.child(name), value, "cannot be greater than status.replicas"));
-    }
-    if available > ready {
-        let path = path.child("availableReplicas");
-        errors.push(FieldError::invalid(&path, available, "cannot be greater than readyReplicas"));
-    }
+    let (ready, available) = (or_zero(s.ready_replicas), or_zero(s.available_replicas));
+    let counts = [
+        ("fullyLabeledReplicas", or_zero(s.fully_labeled_replicas)),
+        ("readyReplicas", ready),
+        ("availableReplicas", available),
+    ];
+    let path = Path::new("status");
+    nonnegative(&mut errors, &path, &[("replicas", or_zero(s.replicas))]);
+    nonnegative(&mut errors, &path, &counts);
+    nonnegative(&mut errors, &path, &[("observedGeneration", s.observed_generation.unwrap_or(0))]);
+    counts_within(&mut errors, or_zero(s.replicas), &counts);
+    available_are_ready(&mut errors, available, ready, "readyReplicas");
     errors
 }
 

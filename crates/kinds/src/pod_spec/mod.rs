@@ -45,11 +45,5 @@ fn required(errors: &mut FieldErrors, at: impl Fn() -> Path, value: &str) {
     }
 }
 
-fn nonnegative(errors: &mut FieldErrors, path: &Path, name: &str, value: Option<i32>) {
-    if let Some(value) = value.filter(|v| *v < 0) {
-        errors.push(FieldError::invalid(&path.child(name), value, "must be greater than or equal to 0"));
-    }
-}
-
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! Probes and lifecycle hooks.
 
 use super::validate::Context;
-use super::{nonnegative, refuse_each, required};
-use crate::support::text;
+use super::{refuse_each, required};
+use crate::support::{nonnegative, or_zero, text};
 use k8s_openapi::api::core::v1::{
     Container, ExecAction, GRPCAction, HTTPGetAction, LifecycleHandler, Probe, SleepAction, TCPSocketAction,
 };
@@ -132,11 +132,14 @@ fn validate_probe(errors: &mut FieldErrors, probe: &Probe, context: &Context<'_>
         sleep: None,
     };
     validate_handler(errors, &handler, context, path);
-    nonnegative(errors, path, "initialDelaySeconds", probe.initial_delay_seconds);
-    nonnegative(errors, path, "timeoutSeconds", probe.timeout_seconds);
-    nonnegative(errors, path, "periodSeconds", probe.period_seconds);
-    nonnegative(errors, path, "successThreshold", probe.success_threshold);
-    nonnegative(errors, path, "failureThreshold", probe.failure_threshold);
+    let numbers = [
+        ("initialDelaySeconds", or_zero(probe.initial_delay_seconds)),
+        ("timeoutSeconds", or_zero(probe.timeout_seconds)),
+        ("periodSeconds", or_zero(probe.period_seconds)),
+        ("successThreshold", or_zero(probe.success_threshold)),
+        ("failureThreshold", or_zero(probe.failure_threshold)),
+    ];
+    nonnegative(errors, path, &numbers);
     if let Some(seconds) = probe.termination_grace_period_seconds.filter(|s| *s <= 0) {
         let at = path.child("terminationGracePeriodSeconds");
         errors.push(FieldError::invalid(&at, seconds, "must be greater than 0"));
