@@ -142,7 +142,8 @@ pub fn effective_spec(pod: &Pod) -> Option<Cow<'_, PodSpec>> {
     let status = pod.status.as_ref();
     let main = status.and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
     let init = status.and_then(|s| s.init_container_statuses.as_deref()).unwrap_or_default();
-    if main.iter().chain(init).all(|s| s.resources.is_none()) {
+    // of a running pod nearly always: nothing is copied then
+    if main.iter().chain(init).all(|s| holds_what_it_asks(spec, s)) {
         return Some(Cow::Borrowed(spec));
     }
     let mut pending = status.iter().flat_map(|s| s.conditions.iter().flatten());
@@ -168,6 +169,16 @@ pub fn effective_spec(pod: &Pod) -> Option<Cow<'_, PodSpec>> {
     let sidecars = spec.init_containers.iter_mut().flatten().filter(|c| is_sidecar(c));
     sidecars.for_each(|c| resized(c, init));
     Some(Cow::Owned(spec))
+}
+
+fn holds_what_it_asks(spec: &PodSpec, status: &ContainerStatus) -> bool {
+    let Some(actual) = &status.resources else { return true };
+    let mut containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let asked = containers.find(|c| c.name == status.name).and_then(|c| c.resources.as_ref());
+    let requests = asked.and_then(|r| r.requests.as_ref());
+    actual.requests.as_ref() == requests
+        && actual.limits.as_ref() == asked.and_then(|r| r.limits.as_ref())
+        && status.allocated_resources.as_ref().is_none_or(|allocated| Some(allocated) == requests)
 }
 
 /// The class the pod's status says, else the one its spec gives: `Guaranteed`, `Burstable`, `BestEffort`.

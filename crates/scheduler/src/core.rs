@@ -82,9 +82,7 @@ impl Core {
     }
 
     fn pod_waits(&mut self, pod: Arc<PodInfo>, now: Instant) {
-        let responsible =
-            pod.spec().and_then(|s| s.scheduler_name.as_deref()).unwrap_or_default() == self.scheduler_name;
-        if !responsible || self.snapshot.is_assumed(&pod.key) {
+        if pod.scheduler_name() != self.scheduler_name || self.snapshot.is_assumed(&pod.key) {
             return;
         }
         if pod.is_terminating() {

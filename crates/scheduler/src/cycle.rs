@@ -1,7 +1,7 @@
 //! One decision: where a pod goes, or why it goes nowhere.
 
 use crate::framework::{
-    Filter, MAX_NODE_SCORE, Plugin, Point, PreFilter, Probe, Refusal, Scorer, Status, Verdict,
+    BoxedScorer, Filter, MAX_NODE_SCORE, Plugin, Point, PreFilter, Probe, Refusal, Status,
 };
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
@@ -147,12 +147,9 @@ impl Filters<'_> {
         self.0.iter().try_for_each(|(name, f)| f.filter(node).map_err(|r| (*name, r)))
     }
 
-    pub fn add_pod(&mut self, pod: &PodInfo, node: &NodeInfo) {
-        self.0.iter_mut().for_each(|(_, f)| f.add_pod(pod, node));
-    }
-
-    pub fn remove_pod(&mut self, pod: &PodInfo, node: &NodeInfo) {
-        self.0.iter_mut().for_each(|(_, f)| f.remove_pod(pod, node));
+    /// See [`Filter::count_pod`].
+    pub fn count_pod(&mut self, pod: &PodInfo, node: &NodeInfo, by: i64) {
+        self.0.iter_mut().for_each(|(_, f)| f.count_pod(pod, node, by));
     }
 
     /// Judges a node on which room is made for more important pods: the pod must fit with them and, since
@@ -168,7 +165,7 @@ impl Filters<'_> {
             if !nominated.is_empty() {
                 let (mut filters, mut node) = (self.clone(), node.clone());
                 for other in nominated {
-                    filters.add_pod(&other, &node);
+                    filters.count_pod(&other, &node, 1);
                     node.add_pod(other);
                 }
                 filters.filter(&node)?;
@@ -178,19 +175,28 @@ impl Filters<'_> {
     }
 }
 
-enum Prepared<'a> {
-    Run(Filters<'a>, Option<BTreeSet<String>>, BTreeSet<&'static str>),
-    Refused(&'static str, Refusal),
+/// What the plugins had to say before nodes are looked at.
+struct Prepared<'a> {
+    filters: Filters<'a>,
+    /// Only these nodes can pass, where plugins know it already.
+    only: Option<BTreeSet<String>>,
+    /// The plugins that know it.
+    restricting: BTreeSet<&'static str>,
 }
 
-fn prepare<'a>(profile: &Profile, cluster: &'a Snapshot, pod: &'a PodInfo) -> Prepared<'a> {
+/// Asks the plugins about the pod, or gives the one that refuses it.
+fn prepare<'a>(
+    profile: &Profile,
+    cluster: &'a Snapshot,
+    pod: &'a PodInfo,
+) -> Result<Prepared<'a>, (&'static str, Refusal)> {
     let mut filters = Vec::new();
     let mut only: Option<BTreeSet<String>> = None;
     let mut restricting = BTreeSet::new();
     for (plugin, _) in &profile.plugins {
         match plugin.pre_filter(pod, cluster) {
             PreFilter::Skip => {}
-            PreFilter::Refuse(refusal) => return Prepared::Refused(plugin.name(), refusal),
+            PreFilter::Refuse(refusal) => return Err((plugin.name(), refusal)),
             PreFilter::Run { filter, nodes } => {
                 filters.push((plugin.name(), filter));
                 if let Some(nodes) = nodes {
@@ -203,10 +209,94 @@ fn prepare<'a>(profile: &Profile, cluster: &'a Snapshot, pod: &'a PodInfo) -> Pr
             }
         }
     }
-    Prepared::Run(Filters(filters), only, restricting)
+    Ok(Prepared { filters: Filters(filters), only, restricting })
+}
+
+/// What came of asking the nodes.
+#[derive(Default)]
+struct Asked<'a> {
+    feasible: Vec<&'a NodeInfo>,
+    refused: BTreeMap<String, Refusal>,
+    /// The plugins that refused.
+    plugins: BTreeSet<&'static str>,
+    /// How many nodes were looked at in turn.
+    evaluated: usize,
+}
+
+impl<'a> Prepared<'a> {
+    fn allows(&self, node: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(node))
+    }
+
+    /// Asks the nodes that can pass, or all in turn until `enough` are feasible.
+    fn ask(&self, cluster: &'a Snapshot, pod: &PodInfo, start: usize, enough: usize) -> Asked<'a> {
+        let mut asked = Asked::default();
+        match &self.only {
+            Some(names) => {
+                names
+                    .iter()
+                    .filter_map(|n| cluster.node(n))
+                    .for_each(|n| self.judge(&mut asked, cluster, pod, n));
+            }
+            None => {
+                let all = cluster.node_count();
+                while asked.evaluated < all && asked.feasible.len() < enough {
+                    let node = cluster.node_at((start + asked.evaluated) % all);
+                    asked.evaluated += 1;
+                    self.judge(&mut asked, cluster, pod, node);
+                }
+            }
+        }
+        asked
+    }
+
+    fn judge(&self, asked: &mut Asked<'a>, cluster: &Snapshot, pod: &PodInfo, node: &'a NodeInfo) {
+        match self.filters.filter_with_nominated(node, pod, cluster) {
+            Ok(()) => asked.feasible.push(node),
+            Err((plugin, refusal)) => {
+                asked.plugins.insert(plugin);
+                asked.refused.insert(node.name.clone(), refusal);
+            }
+        }
+    }
+
+    /// Why no node will do, and what preemption can make of it.
+    fn refuse(
+        self,
+        cluster: &Snapshot,
+        pod: &PodInfo,
+        asked: Asked<'_>,
+        probe: &mut dyn Probe,
+    ) -> Box<FitError> {
+        let Asked { refused: mut nodes, mut plugins, .. } = asked;
+        if self.only.is_some() {
+            let by = self.restricting.iter().copied().collect::<Vec<_>>().join(" ");
+            let refusal = Refusal::lasting(format!("node(s) didn't satisfy plugin(s) [{by}]"));
+            plugins.extend(&self.restricting);
+            for node in cluster.nodes() {
+                nodes.entry(node.name.clone()).or_insert_with(|| refusal.clone());
+            }
+        }
+        probe.begins();
+        let (room, post_filter) = match preemption::evaluate(cluster, pod, &self.filters, &nodes) {
+            Ok(candidate) => {
+                probe.ends(Point::PostFilter, Status::Success);
+                (Room::Made(candidate), None)
+            }
+            Err(none) => {
+                probe.ends(Point::PostFilter, Status::Unschedulable);
+                (none.room, Some(no_help(&none.why)))
+            }
+        };
+        let all_nodes = cluster.node_count();
+        Box::new(FitError { all_nodes, nodes, pre_filter: None, post_filter, plugins, room })
+    }
 }
 
 /// Decides where the pod goes. Pure: the same pod, cluster and turn give the same answer.
+///
+/// # Errors
+/// Why it goes nowhere.
 pub fn schedule(
     profile: &Profile,
     cluster: &Snapshot,
@@ -217,6 +307,9 @@ pub fn schedule(
 }
 
 /// As [`schedule`]; `probe` hears of the extension points.
+///
+/// # Errors
+/// Why it goes nowhere.
 pub fn schedule_probed(
     profile: &Profile,
     cluster: &Snapshot,
@@ -225,102 +318,42 @@ pub fn schedule_probed(
     probe: &mut dyn Probe,
 ) -> Result<Placement, Box<FitError>> {
     let all = cluster.node_count();
-    let mut error = Box::new(FitError { all_nodes: all, ..Default::default() });
     if all == 0 {
-        return Err(error);
+        return Err(Box::default());
     }
     probe.begins();
-    let (filters, only, restricting) = match prepare(profile, cluster, pod) {
-        Prepared::Run(filters, only, restricting) => {
-            probe.ends(Point::PreFilter, Status::Success);
-            (filters, only, restricting)
-        }
-        Prepared::Refused(plugin, refusal) => {
+    let prepared = match prepare(profile, cluster, pod) {
+        Ok(prepared) => prepared,
+        Err((plugin, refusal)) => {
             probe.ends(Point::PreFilter, Status::UnschedulableAndUnresolvable);
-            error.plugins.insert(plugin);
-            error.pre_filter = Some(refusal.reasons.join(", "));
-            error.post_filter = Some(no_help(&preemption::not_helpful(all)));
-            return Err(error);
+            return Err(Box::new(FitError {
+                all_nodes: all,
+                pre_filter: Some(refusal.reasons.join(", ")),
+                post_filter: Some(no_help(&preemption::not_helpful(all))),
+                plugins: BTreeSet::from([plugin]),
+                ..FitError::default()
+            }));
         }
     };
+    probe.ends(Point::PreFilter, Status::Success);
     probe.begins();
     // where an earlier attempt made room, the pod goes there if it can
     if let Some(name) = cluster.nominated_node(pod)
         && let Some(node) = cluster.node(name)
-        && only.as_ref().is_none_or(|o| o.contains(name))
-        && filters.filter_with_nominated(node, pod, cluster).is_ok()
+        && prepared.allows(name)
+        && prepared.filters.filter_with_nominated(node, pod, cluster).is_ok()
     {
         probe.ends(Point::Filter, Status::Success);
         return Ok(Placement { node: name.to_owned(), evaluated: 0, feasible: 1 });
     }
-
-    let enough = profile.feasible_nodes_to_find(all);
-    let mut feasible: Vec<&NodeInfo> = Vec::new();
-    let mut evaluated = 0;
-    let mut judge = |node: &NodeInfo| -> Verdict {
-        filters.filter_with_nominated(node, pod, cluster).map_err(|(plugin, refusal)| {
-            error.plugins.insert(plugin);
-            refusal
-        })
-    };
-    let mut refused = BTreeMap::new();
-    match &only {
-        Some(names) => {
-            for node in names.iter().filter_map(|n| cluster.node(n)) {
-                match judge(node) {
-                    Ok(()) => feasible.push(node),
-                    Err(refusal) => {
-                        refused.insert(node.name.clone(), refusal);
-                    }
-                }
-            }
-        }
-        None => {
-            for i in 0..all {
-                let node = cluster.node_at((turn.start + i) % all);
-                evaluated += 1;
-                match judge(node) {
-                    Ok(()) => feasible.push(node),
-                    Err(refusal) => {
-                        refused.insert(node.name.clone(), refusal);
-                    }
-                }
-                if feasible.len() >= enough {
-                    break;
-                }
-            }
-        }
-    }
+    let asked = prepared.ask(cluster, pod, turn.start, profile.feasible_nodes_to_find(all));
     probe.ends(Point::Filter, Status::Success);
-    if feasible.is_empty() {
-        if only.is_some() {
-            let by = restricting.iter().copied().collect::<Vec<_>>().join(" ");
-            let refusal = Refusal::lasting(format!("node(s) didn't satisfy plugin(s) [{by}]"));
-            error.plugins.extend(&restricting);
-            for node in cluster.nodes().filter(|n| !refused.contains_key(&n.name)).collect::<Vec<_>>() {
-                refused.insert(node.name.clone(), refusal.clone());
-            }
-        }
-        error.nodes = refused;
-        probe.begins();
-        match preemption::evaluate(cluster, pod, &filters, &error.nodes) {
-            Ok(candidate) => {
-                probe.ends(Point::PostFilter, Status::Success);
-                error.room = Room::Made(candidate);
-            }
-            Err(none) => {
-                probe.ends(Point::PostFilter, Status::Unschedulable);
-                error.post_filter = Some(no_help(&none.why));
-                error.room = none.room;
-            }
-        }
-        return Err(error);
-    }
-    let node = match feasible.as_slice() {
+    let node = match asked.feasible.as_slice() {
+        [] => return Err(prepared.refuse(cluster, pod, asked, probe)),
         [only] => only.name.clone(),
         many => best(profile, cluster, pod, many, turn.dice, probe),
     };
-    Ok(Placement { node, evaluated, feasible: feasible.len() })
+    Ok(Placement { node, evaluated: asked.evaluated, feasible: asked.feasible.len() })
 }
 
 /// What upstream's post-filter plugins say, in their order, when none of them found a way out: DynamicResources
@@ -339,7 +372,7 @@ fn best(
     probe: &mut dyn Probe,
 ) -> String {
     probe.begins();
-    let scorers: Vec<(&dyn Plugin, i64, Box<dyn Scorer + '_>)> = profile
+    let scorers: Vec<(&dyn Plugin, i64, BoxedScorer<'_>)> = profile
         .plugins
         .iter()
         .filter(|(_, weight)| *weight > 0)

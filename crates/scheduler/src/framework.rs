@@ -40,17 +40,25 @@ impl Refusal {
 
 pub type Verdict = Result<(), Refusal>;
 
-/// Judges nodes for one pod.
-pub trait Filter<'a> {
+/// Judges nodes for one pod. What is tried in thought (room that is made, pods that may yet come) is tried on a
+/// clone.
+pub trait Filter<'a>: BoxedClone<'a> {
     fn filter(&self, node: &NodeInfo) -> Verdict;
 
-    /// Counts a pod as on the node, where what was worked out for the cluster depends on it.
-    fn add_pod(&mut self, _pod: &PodInfo, _node: &NodeInfo) {}
+    /// Counts pods onto the node (`by` 1) or away from it (`by` -1), where what was worked out for the cluster
+    /// depends on them.
+    fn count_pod(&mut self, _pod: &PodInfo, _node: &NodeInfo, _by: i64) {}
+}
 
-    /// Counts a pod as gone from the node.
-    fn remove_pod(&mut self, _pod: &PodInfo, _node: &NodeInfo) {}
-
+/// Cloning behind a pointer, which every [`Filter`] that is `Clone` has.
+pub trait BoxedClone<'a> {
     fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a>;
+}
+
+impl<'a, F: Filter<'a> + Clone + 'a> BoxedClone<'a> for F {
+    fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a> {
+        Box::new(self.clone())
+    }
 }
 
 /// What a plugin has to say before nodes are looked at.
@@ -79,6 +87,8 @@ pub trait Scorer {
     /// Brings the scores of all feasible nodes into 0 to [`MAX_NODE_SCORE`].
     fn normalize(&self, _scores: &mut [i64], _nodes: &[&NodeInfo]) {}
 }
+
+pub type BoxedScorer<'a> = Box<dyn Scorer + 'a>;
 
 /// Scales scores so that the highest is [`MAX_NODE_SCORE`]. `reverse`: the lowest raw score is the best.
 pub fn default_normalize(scores: &mut [i64], reverse: bool) {
@@ -288,7 +298,7 @@ pub trait Plugin: Send + Sync {
         _pod: &'a PodInfo,
         _cluster: &'a Snapshot,
         _feasible: &[&NodeInfo],
-    ) -> Option<Box<dyn Scorer + 'a>> {
+    ) -> Option<BoxedScorer<'a>> {
         None
     }
 

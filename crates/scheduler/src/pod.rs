@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use meta::{LabelSelector, pod as meta_pod};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
@@ -175,11 +176,14 @@ impl PodInfo {
                 .map(|t| AffinityTerm::new(&t.pod_affinity_term, namespace, i64::from(t.weight)))
                 .collect()
         };
-        let (scored_cpu, scored_memory) = scored_requests(spec);
+        // while a resize is under way the node gives up the larger amount
+        let held = meta_pod::effective_spec(&pod).unwrap_or(Cow::Borrowed(spec));
+        let requests = Resources::of(&meta_pod::pod_requests(&held));
+        let (scored_cpu, scored_memory) = scored_requests(&held);
         Self {
             uid: pod.metadata.uid.clone().unwrap_or_default(),
             priority: spec.priority.unwrap_or(0),
-            requests: Resources::of(&meta_pod::pod_requests(spec)),
+            requests,
             scored_cpu,
             scored_memory,
             host_ports: host_ports(spec),
@@ -217,6 +221,11 @@ impl PodInfo {
 
     pub fn tolerations(&self) -> &[Toleration] {
         self.spec().and_then(|s| s.tolerations.as_deref()).unwrap_or_default()
+    }
+
+    /// The scheduler that the pod is left to.
+    pub fn scheduler_name(&self) -> &str {
+        self.spec().and_then(|s| s.scheduler_name.as_deref()).unwrap_or_default()
     }
 
     /// The node that the pod is bound to, if any.
@@ -319,5 +328,27 @@ fn only_resources(container: &Container) -> Container {
         resources: container.resources.clone(),
         restart_policy: container.restart_policy.clone(),
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::pod_with;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn a_pod_that_is_resized_takes_the_larger_amount() {
+        let check = |asked: &str, held: Value, expect: i64| {
+            let pod = pod_with(
+                "p",
+                json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": asked}}}]},
+                    "status": {"containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": true,
+                        "restartCount": 0, "resources": held}]}}),
+            );
+            assert_eq!((pod.requests.milli_cpu, pod.scored_cpu), (expect, expect));
+        };
+        check("1", json!({"requests": {"cpu": "1"}}), 1000);
+        check("500m", json!({"requests": {"cpu": "2"}}), 2000);
+        check("2", json!({"requests": {"cpu": "500m"}}), 2000);
     }
 }

@@ -91,7 +91,7 @@ pub(crate) fn evaluate(
     let possible: Vec<&NodeInfo> =
         refused.iter().filter(|(_, r)| r.preemptible).filter_map(|(name, _)| cluster.node(name)).collect();
     let enough = (possible.len() * CANDIDATES_PERCENT / 100).max(MIN_CANDIDATES);
-    let mut candidates = Vec::new();
+    let mut candidates: Vec<Candidate> = Vec::new();
     for node in possible {
         match victims_on(cluster, pod, filters, node) {
             Ok(candidate) => candidates.push(candidate),
@@ -99,7 +99,8 @@ pub(crate) fn evaluate(
                 verdicts.insert(&node.name, refusal);
             }
         }
-        if candidates.len() >= enough {
+        // one that harms nobody's budget is worth looking further for
+        if candidates.len() >= enough && candidates.iter().any(|c| c.violations == 0) {
             break;
         }
     }
@@ -151,7 +152,7 @@ fn victims_on(
     }
     for p in &lesser {
         node.remove_pod(&p.key);
-        filters.remove_pod(p, &node);
+        filters.count_pod(p, &node, -1);
     }
     filters.filter_with_nominated(&node, pod, cluster).map_err(|(_, refusal)| refusal)?;
     // give back as many as there is room for, protected and important ones first
@@ -163,10 +164,10 @@ fn victims_on(
         protected.into_iter().map(|p| (true, p)).chain(free.into_iter().map(|p| (false, p)))
     {
         node.add_pod(p.clone());
-        filters.add_pod(&p, &node);
+        filters.count_pod(&p, &node, 1);
         if filters.filter_with_nominated(&node, pod, cluster).is_err() {
             node.remove_pod(&p.key);
-            filters.remove_pod(&p, &node);
+            filters.count_pod(&p, &node, -1);
             violations += usize::from(is_protected);
             victims.push(p);
         }
@@ -241,6 +242,26 @@ mod tests {
             "spec": {"selector": {"matchLabels": {"app": "a2"}}}, "status": {"disruptionsAllowed": 0}});
         c.set_budget(Key::new("default", "b"), Some(Arc::new(serde_json::from_value(budget).unwrap())));
         assert_eq!(victims(&c), ("a".to_owned(), "a1".to_owned(), 0));
+    }
+
+    #[test]
+    fn budgets_are_spared_however_many_nodes_there_are() {
+        let mut c = Snapshot::new();
+        let (protected, free) = (super::MIN_CANDIDATES + 1, "z");
+        for i in 0..protected {
+            c.set_node(node(&format!("n{i}"), json!({})));
+            let guarded = json!({"metadata": {"labels": {"app": "guarded"}}, "spec": asks("4", 1)});
+            c.confirm(pod_with(&format!("guarded-{i}"), guarded), &format!("n{i}"));
+        }
+        c.set_node(node(free, json!({})));
+        c.confirm(pod("free", asks("4", 1)), free);
+        let budget = json!({"metadata": {"namespace": "default", "name": "b"},
+            "spec": {"selector": {"matchLabels": {"app": "guarded"}}}, "status": {"disruptionsAllowed": 0}});
+        c.set_budget(Key::new("default", "b"), Some(Arc::new(serde_json::from_value(budget).unwrap())));
+        let important = pod("p", asks("2", 10));
+        let error = schedule(&default_profile(), &c, &important, Turn::default()).unwrap_err();
+        let Room::Made(candidate) = error.room else { panic!("there are lesser pods") };
+        assert_eq!((candidate.node.as_str(), candidate.violations), (free, 0));
     }
 
     #[test]

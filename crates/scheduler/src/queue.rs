@@ -36,12 +36,14 @@ enum Place {
 struct Entry {
     pod: Arc<PodInfo>,
     place: Place,
-    /// Failed attempts in a row.
+    /// How often no node would do.
+    refusals: u32,
+    /// How often it failed by an error since no node would do; 0 where the last attempt did not.
+    errors_in_a_row: u32,
+    /// Failed attempts.
     attempts: u32,
     /// When the last one failed.
     failed_at: Option<Instant>,
-    /// Whether it failed by an error, and not because no node would do.
-    by_error: bool,
     /// Who refused the pod; empty where there was no node to ask about.
     refused_by: BTreeSet<&'static str>,
     /// When the pod came into the queue.
@@ -88,9 +90,14 @@ pub struct Queue {
     incoming: Incoming,
 }
 
-fn backoff_of(attempts: u32) -> Duration {
-    let doublings = attempts.saturating_sub(1).min(16);
-    BACKOFF_FIRST.saturating_mul(1 << doublings).min(BACKOFF_MAX)
+impl Entry {
+    /// When the pod may be tried again; None where it has not failed. Errors are counted apart, from one on:
+    /// what no node would take before may wait for something else now (upstream's `getBackoffTime`).
+    fn backoff_ends(&self) -> Option<Instant> {
+        let count = if self.errors_in_a_row > 0 { self.errors_in_a_row } else { self.refusals };
+        let doublings = count.saturating_sub(1).min(16);
+        Some(self.failed_at? + BACKOFF_FIRST.saturating_mul(1 << doublings).min(BACKOFF_MAX))
+    }
 }
 
 impl Queue {
@@ -112,9 +119,10 @@ impl Queue {
             let entry = Entry {
                 pod,
                 place: Place::Gated,
+                refusals: 0,
+                errors_in_a_row: 0,
                 attempts: 0,
                 failed_at: None,
-                by_error: false,
                 refused_by: BTreeSet::new(),
                 added: now,
                 explaining: false,
@@ -163,7 +171,7 @@ impl Queue {
         self.wake(profile, now);
         let free = |k: &&Key| self.entries.get(*k).is_some_and(|e| !e.explaining);
         // with nothing better to do, who waits only because no node would do may try at once
-        let patient = |k: &&Key| free(k) && self.entries.get(*k).is_some_and(|e| !e.by_error);
+        let patient = |k: &&Key| free(k) && self.entries.get(*k).is_some_and(|e| e.errors_in_a_row == 0);
         let key = self.active.values().find(free).or_else(|| self.backoff.values().find(patient))?.clone();
         self.unplace(&key);
         let entry = self.entries.get_mut(&key)?;
@@ -184,7 +192,8 @@ impl Queue {
         entry.failed_at = Some(now);
         match failure {
             Failure::Unschedulable(refused_by) => {
-                entry.by_error = false;
+                entry.refusals += 1;
+                entry.errors_in_a_row = 0;
                 entry.explaining = true;
                 entry.refused_by = refused_by;
                 entry.place = Place::Unschedulable(now, ticket);
@@ -192,7 +201,7 @@ impl Queue {
                 self.count("unschedulable", FAILED);
             }
             Failure::Error => {
-                entry.by_error = true;
+                entry.errors_in_a_row += 1;
                 entry.refused_by.clear();
                 self.requeue(key, FAILED, now);
             }
@@ -288,7 +297,7 @@ impl Queue {
     fn requeue(&mut self, key: &Key, event: &'static str, now: Instant) {
         let ticket = self.ticket();
         let Some(entry) = self.entries.get(key) else { return };
-        let due = entry.failed_at.map(|at| at + backoff_of(entry.attempts)).filter(|due| *due > now);
+        let due = entry.backoff_ends().filter(|due| *due > now);
         let Some(due) = due else { return self.activate(key, event) };
         self.unplace(key);
         if let Some(entry) = self.entries.get_mut(key) {
@@ -393,6 +402,26 @@ mod tests {
             t += Duration::from_secs(seconds);
             assert_eq!(q.next_wake(), Some(t));
         }
+    }
+
+    #[test]
+    fn errors_and_refusals_are_counted_apart() {
+        let (profile, mut t) = (default_profile(), Instant::now());
+        let mut q = Queue::new();
+        q.put(pod("p", json!({})), &profile, t);
+        let mut fail = |failure: Failure, seconds: u64| {
+            let p = q.pop(&profile, t).unwrap();
+            q.failed(&p.key, &p.uid, failure, t);
+            q.explained(&p.key, &p.uid);
+            q.on_event(&profile, &Event::NodeAdded(&node("a", json!({}))), t);
+            assert_eq!(q.next_wake(), Some(t + Duration::from_secs(seconds)));
+            t += Duration::from_secs(seconds);
+        };
+        fail(refused("NodePorts"), 1);
+        fail(refused("NodePorts"), 2);
+        fail(Failure::Error, 1);
+        fail(Failure::Error, 2);
+        fail(refused("NodePorts"), 4);
     }
 
     #[test]

@@ -433,19 +433,15 @@ impl Shell {
         };
         let (api, params) = (self.pods(key), PostParams::default());
         let write = api.create_subresource::<_, Status>("binding", &key.name, &params, &binding);
-        let (gone, why) = match tokio::time::timeout(WRITE_TIMEOUT, write).await {
-            Ok(Ok(_)) => {
-                let bound = self.core.lock().bound(pod, Instant::now());
-                self.metrics.ended(Point::Bind, Came::Success, begun.elapsed());
-                if let Some((attempts, waited)) = bound {
-                    self.metrics.bound(attempts, waited);
-                }
-                let message = format!("Successfully assigned {key} to {node}");
-                self.recorder.normal(&about(pod), "Scheduled", message);
-                return Outcome::Scheduled;
+        let Err(Failed { gone, why }) = in_time(write).await else {
+            let bound = self.core.lock().bound(pod, Instant::now());
+            self.metrics.ended(Point::Bind, Came::Success, begun.elapsed());
+            if let Some((attempts, waited)) = bound {
+                self.metrics.bound(attempts, waited);
             }
-            Ok(Err(e)) => (client::is_not_found(&e), e.to_string()),
-            Err(_) => (false, "the API server did not answer in time".to_owned()),
+            let message = format!("Successfully assigned {key} to {node}");
+            self.recorder.normal(&about(pod), "Scheduled", message);
+            return Outcome::Scheduled;
         };
         self.metrics.ended(Point::Bind, Came::Error, begun.elapsed());
         let message = format!("binding rejected: running Bind plugin \"DefaultBinder\": {why}");
@@ -518,31 +514,29 @@ impl Shell {
     async fn patch_status(&self, pod: &PodInfo, patch: Value) {
         let (api, params) = (self.pods(&pod.key), PatchParams::default());
         let patch = Patch::Strategic(patch);
-        let write = api.patch_status(&pod.key.name, &params, &patch);
-        match tokio::time::timeout(WRITE_TIMEOUT, write).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(e)) if client::is_not_found(&e) => {}
-            Ok(Err(e)) => warn!(pod = %pod.key, "writing the status: {e}"),
-            Err(_) => warn!(pod = %pod.key, "writing the status: no answer in time"),
+        match in_time(api.patch_status(&pod.key.name, &params, &patch)).await {
+            Err(Failed { gone: false, why }) => warn!(pod = %pod.key, "writing the status: {why}"),
+            Ok(_) | Err(Failed { gone: true, .. }) => {}
         }
     }
 
     async fn evict(&self, preemptor: &PodInfo, candidate: &Candidate) {
         for victim in candidate.victims.iter().filter(|v| !v.is_terminating()) {
-            let message = format!("{DEFAULT_SCHEDULER}: preempting to accommodate a higher priority pod");
+            let scheduler = preemptor.scheduler_name();
+            let message = format!("{scheduler}: preempting to accommodate a higher priority pod");
             let condition = json!({"metadata": {"uid": victim.uid}, "status": {"conditions": [
                 {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler", "message": message,
                  "observedGeneration": victim.pod.metadata.generation, "lastTransitionTime": seconds(client::now())}]}});
             self.patch_status(victim, condition).await;
             let params = DeleteParams::default()
                 .preconditions(Preconditions { uid: Some(victim.uid.clone()), resource_version: None });
-            match self.pods(&victim.key).delete(&victim.key.name, &params).await {
+            match in_time(self.pods(&victim.key).delete(&victim.key.name, &params)).await {
                 Ok(_) => {
                     let note = format!("Preempted by pod {} on node {}", preemptor.uid, candidate.node);
                     self.recorder.normal(&about(victim), "Preempted", note);
                 }
-                Err(e) if client::is_not_found(&e) => {}
-                Err(e) => warn!(pod = %victim.key, "preempting: {e}"),
+                Err(Failed { gone: true, .. }) => {}
+                Err(Failed { gone: false, why }) => warn!(pod = %victim.key, "preempting: {why}"),
             }
         }
     }
@@ -554,11 +548,27 @@ where
 {
     let name = object.meta().name.as_deref().unwrap_or("");
     let params = PostParams::default();
-    match tokio::time::timeout(WRITE_TIMEOUT, api.replace(name, &params, object)).await {
-        Ok(Ok(written)) => Ok(Arc::new(written)),
-        Ok(Err(kube::Error::Api(status))) => Err(status.message),
-        Ok(Err(e)) => Err(e.to_string()),
-        Err(_) => Err("the API server did not answer in time".to_owned()),
+    in_time(api.replace(name, &params, object)).await.map(Arc::new).map_err(|failed| failed.why)
+}
+
+/// Why a write did not come to pass.
+struct Failed {
+    /// There is no such object.
+    gone: bool,
+    /// In the API server's words, where it answered.
+    why: String,
+}
+
+/// Bounds a write.
+async fn in_time<T>(write: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Failed> {
+    match tokio::time::timeout(WRITE_TIMEOUT, write).await {
+        Ok(Ok(written)) => Ok(written),
+        Ok(Err(e)) => {
+            let gone = client::is_not_found(&e);
+            let why = if let kube::Error::Api(status) = e { status.message } else { e.to_string() };
+            Err(Failed { gone, why })
+        }
+        Err(_) => Err(Failed { gone: false, why: "the API server did not answer in time".to_owned() }),
     }
 }
 

@@ -208,28 +208,28 @@ impl Volumes {
 
     /// Takes what is about to be written as written.
     pub fn assume(&mut self, reservation: &Reservation) {
-        for volume in &reservation.volumes {
-            if let Some(known) = self.volumes.get_mut(volume.metadata.name.as_deref().unwrap_or("")) {
-                known.assume(volume);
-            }
-        }
-        for claim in &reservation.claims {
-            if let Some(known) = self.claims.get_mut(&Key::of(&**claim)) {
-                known.assume(claim);
-            }
-        }
+        self.for_reserved(reservation, Known::assume, Known::assume);
     }
 
     /// Takes back what was assumed and did not come true.
     pub fn forget(&mut self, reservation: &Reservation) {
+        self.for_reserved(reservation, Known::forget, Known::forget);
+    }
+
+    fn for_reserved(
+        &mut self,
+        reservation: &Reservation,
+        each_volume: fn(&mut Known<PersistentVolume>, &Arc<PersistentVolume>),
+        each_claim: fn(&mut Known<PersistentVolumeClaim>, &Arc<PersistentVolumeClaim>),
+    ) {
         for volume in &reservation.volumes {
             if let Some(known) = self.volumes.get_mut(volume.metadata.name.as_deref().unwrap_or("")) {
-                known.forget(volume);
+                each_volume(known, volume);
             }
         }
         for claim in &reservation.claims {
             if let Some(known) = self.claims.get_mut(&Key::of(&**claim)) {
-                known.forget(claim);
+                each_claim(known, claim);
             }
         }
     }

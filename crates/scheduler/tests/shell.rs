@@ -128,6 +128,26 @@ async fn pods_are_bound_and_those_that_wait_are_told_why() {
 }
 
 #[tokio::test]
+async fn a_victim_is_told_which_scheduler_it_makes_room_for() {
+    let api = FakeApi::new(KINDS);
+    api.put(node("a"));
+    let mut victim = pod("victim", "800m", 0);
+    victim["spec"]["nodeName"] = json!("a");
+    let mut important = pod("important", "800m", 100);
+    important["spec"]["schedulerName"] = json!("mine");
+    api.put(victim);
+    api.put(important);
+    let stop = CancellationToken::new();
+    let config = scheduler::Config { scheduler_name: "mine".to_owned(), ..scheduler::Config::default() };
+    let scheduler = tokio::spawn(scheduler::run(client(&api), config, stop.clone()));
+    let condition = || api.get("pods", "default", "victim").unwrap()["status"]["conditions"][0].clone();
+    until("the victim is told", || condition()["type"] == "DisruptionTarget").await;
+    assert_eq!(condition()["message"], "mine: preempting to accommodate a higher priority pod");
+    stop.cancel();
+    scheduler.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_pod_is_bound_when_its_volumes_are() {
     let api = FakeApi::new(KINDS);
     api.put(node("a"));
@@ -191,7 +211,8 @@ async fn a_refused_binding_is_tried_again() {
     until("the binding is refused", || refused.load(std::sync::atomic::Ordering::SeqCst)).await;
     until("it is bound after all", || on(&api, "p").as_deref() == Some("a")).await;
     until("the refusal was told", || event(&api, "FailedScheduling").is_some()).await;
-    assert!(event(&api, "FailedScheduling").unwrap().starts_with("binding rejected: running Bind plugin"));
+    let message = "binding rejected: running Bind plugin \"DefaultBinder\": no";
+    assert_eq!(event(&api, "FailedScheduling").as_deref(), Some(message));
     stop.cancel();
     scheduler.await.unwrap();
 }

@@ -1,6 +1,6 @@
 //! Prefers nodes on which CPU and memory are used evenly with the pod, compared with without it.
 
-use crate::framework::{MAX_NODE_SCORE, Plugin, Scorer};
+use crate::framework::{BoxedScorer, MAX_NODE_SCORE, Plugin, Scorer};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
@@ -41,14 +41,9 @@ impl Plugin for NodeResourcesBalancedAllocation {
         0
     }
 
-    fn pre_score<'a>(
-        &self,
-        pod: &'a PodInfo,
-        _: &'a Snapshot,
-        _: &[&NodeInfo],
-    ) -> Option<Box<dyn Scorer + 'a>> {
+    fn pre_score<'a>(&self, pod: &'a PodInfo, _: &'a Snapshot, _: &[&NodeInfo]) -> Option<BoxedScorer<'a>> {
         // a pod that asks for neither changes no balance
         let indifferent = pod.requests.milli_cpu == 0 && pod.requests.memory == 0;
-        (!indifferent).then(|| Box::new(Balance(pod)) as Box<dyn Scorer>)
+        (!indifferent).then(|| Box::new(Balance(pod)) as BoxedScorer)
     }
 }

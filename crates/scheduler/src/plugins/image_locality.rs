@@ -1,6 +1,6 @@
 //! Prefers nodes that hold the pod's images already, the more so the larger and the more widespread they are.
 
-use crate::framework::{MAX_NODE_SCORE, Plugin, Scorer};
+use crate::framework::{BoxedScorer, MAX_NODE_SCORE, Plugin, Scorer};
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
@@ -50,7 +50,7 @@ impl Plugin for ImageLocality {
         pod: &'a PodInfo,
         cluster: &'a Snapshot,
         _: &[&NodeInfo],
-    ) -> Option<Box<dyn Scorer + 'a>> {
+    ) -> Option<BoxedScorer<'a>> {
         let volumes = pod.spec()?.volumes.iter().flatten();
         let of_volumes = volumes.filter_map(|v| v.image.as_ref()?.reference.as_deref());
         let of_containers = pod.containers().filter_map(|c| c.image.as_deref());
@@ -65,6 +65,6 @@ impl Plugin for ImageLocality {
             .filter(|(_, spread)| *spread > 0.0)
             .collect();
         let containers = pod.containers().count() as i64;
-        (!images.is_empty()).then(|| Box::new(Images { images, containers }) as Box<dyn Scorer>)
+        (!images.is_empty()).then(|| Box::new(Images { images, containers }) as BoxedScorer)
     }
 }

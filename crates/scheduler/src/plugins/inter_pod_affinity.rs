@@ -1,6 +1,8 @@
 //! Pods that want to be near others, or away from them.
 
-use crate::framework::{Event, Filter, MAX_NODE_SCORE, Plugin, PreFilter, Refusal, Scorer, Verdict, wakes};
+use crate::framework::{
+    BoxedScorer, Event, Filter, MAX_NODE_SCORE, Plugin, PreFilter, Refusal, Scorer, Verdict, wakes,
+};
 use crate::node::NodeInfo;
 use crate::pod::{AffinityTerm, PodInfo};
 use crate::snapshot::Snapshot;
@@ -46,7 +48,7 @@ struct Company<'a> {
 }
 
 impl Company<'_> {
-    fn update(&mut self, other: &PodInfo, node: &NodeInfo, by: i64) {
+    fn count(&mut self, other: &PodInfo, node: &NodeInfo, by: i64) {
         let own_labels = self.cluster.namespace_labels(&self.pod.key.namespace);
         for term in other.required_anti_affinity.iter().filter(|t| t.matches(self.pod, own_labels)) {
             change(&mut self.refusing, node, &term.topology_key, by);
@@ -103,16 +105,8 @@ impl<'a> Filter<'a> for Company<'a> {
         Ok(())
     }
 
-    fn add_pod(&mut self, pod: &PodInfo, node: &NodeInfo) {
-        self.update(pod, node, 1);
-    }
-
-    fn remove_pod(&mut self, pod: &PodInfo, node: &NodeInfo) {
-        self.update(pod, node, -1);
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a> {
-        Box::new(self.clone())
+    fn count_pod(&mut self, pod: &PodInfo, node: &NodeInfo, by: i64) {
+        self.count(pod, node, by);
     }
 }
 
@@ -185,7 +179,7 @@ impl Plugin for InterPodAffinity {
             Company { pod, cluster, refusing: Counts::new(), wanted: Counts::new(), unwanted: Counts::new() };
         for node in cluster.nodes().filter(|n| has_terms || n.pods_with_required_anti_affinity > 0) {
             for other in &node.pods {
-                company.update(other, node, 1);
+                company.count(other, node, 1);
             }
         }
         if !has_terms && company.refusing.is_empty() {
@@ -199,7 +193,7 @@ impl Plugin for InterPodAffinity {
         pod: &'a PodInfo,
         cluster: &'a Snapshot,
         _: &[&NodeInfo],
-    ) -> Option<Box<dyn Scorer + 'a>> {
+    ) -> Option<BoxedScorer<'a>> {
         let prefers = !pod.preferred_affinity.is_empty() || !pod.preferred_anti_affinity.is_empty();
         if !prefers && !cluster.has_affinity() {
             return None;
@@ -226,6 +220,6 @@ impl Plugin for InterPodAffinity {
                 }
             }
         }
-        (!scores.is_empty()).then(|| Box::new(Preferred(scores)) as Box<dyn Scorer>)
+        (!scores.is_empty()).then(|| Box::new(Preferred(scores)) as BoxedScorer)
     }
 }

@@ -1,7 +1,7 @@
 //! `nodeSelector` and node affinity, required and preferred.
 
 use crate::framework::{
-    Event, Filter, Plugin, PreFilter, Refusal, Scorer, Verdict, default_normalize, wakes,
+    BoxedScorer, Event, Filter, Plugin, PreFilter, Refusal, Scorer, Verdict, default_normalize, wakes,
 };
 use crate::node::NodeInfo;
 use crate::node_selector::Term;
@@ -19,10 +19,6 @@ impl<'a> Filter<'a> for Selected<'a> {
             return Ok(());
         }
         Err(Refusal::lasting("node(s) didn't match Pod's node affinity/selector"))
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a> {
-        Box::new(self.clone())
     }
 }
 
@@ -67,12 +63,7 @@ impl Plugin for NodeAffinity {
         PreFilter::Run { filter: Box::new(Selected(pod)), nodes }
     }
 
-    fn pre_score<'a>(
-        &self,
-        pod: &'a PodInfo,
-        _: &'a Snapshot,
-        _: &[&NodeInfo],
-    ) -> Option<Box<dyn Scorer + 'a>> {
+    fn pre_score<'a>(&self, pod: &'a PodInfo, _: &'a Snapshot, _: &[&NodeInfo]) -> Option<BoxedScorer<'a>> {
         let affinity = pod.spec()?.affinity.as_ref()?.node_affinity.as_ref()?;
         let preferred = affinity.preferred_during_scheduling_ignored_during_execution.as_ref()?;
         // a term of weight 0 is left out, as upstream
@@ -81,6 +72,6 @@ impl Plugin for NodeAffinity {
             .filter(|p| p.weight != 0)
             .map(|p| (Term::new(&p.preference), i64::from(p.weight)))
             .collect();
-        (!terms.is_empty()).then(|| Box::new(Preferred(terms)) as Box<dyn Scorer>)
+        (!terms.is_empty()).then(|| Box::new(Preferred(terms)) as BoxedScorer)
     }
 }

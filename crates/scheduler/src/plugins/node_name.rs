@@ -17,10 +17,6 @@ impl<'a> Filter<'a> for Named<'a> {
         }
         Err(Refusal::lasting("node(s) didn't match the requested node name"))
     }
-
-    fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a> {
-        Box::new(self.clone())
-    }
 }
 
 impl Plugin for NodeName {

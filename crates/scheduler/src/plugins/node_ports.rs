@@ -17,10 +17,6 @@ impl<'a> Filter<'a> for Free<'a> {
         }
         Ok(())
     }
-
-    fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a> {
-        Box::new(self.clone())
-    }
 }
 
 impl Plugin for NodePorts {

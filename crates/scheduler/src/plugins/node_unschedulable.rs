@@ -21,10 +21,6 @@ impl<'a> Filter<'a> for Schedulable {
         }
         Err(Refusal::lasting("node(s) were unschedulable"))
     }
-
-    fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a> {
-        Box::new(self.clone())
-    }
 }
 
 fn tolerated(pod: &PodInfo) -> bool {

@@ -74,10 +74,6 @@ impl<'a> Filter<'a> for Limited<'a> {
         };
         if new.iter().all(|driver| fits(driver)) { Ok(()) } else { Err(Refusal::preemptible(EXCEEDED)) }
     }
-
-    fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a> {
-        Box::new(self.clone())
-    }
 }
 
 impl Plugin for NodeVolumeLimits {

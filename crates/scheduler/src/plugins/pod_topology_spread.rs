@@ -1,6 +1,8 @@
 //! Spreads a pod's kind over the values of a node label: hosts, zones (KEP-895).
 
-use crate::framework::{Event, Filter, MAX_NODE_SCORE, Plugin, PreFilter, Refusal, Scorer, Verdict, wakes};
+use crate::framework::{
+    BoxedScorer, Event, Filter, MAX_NODE_SCORE, Plugin, PreFilter, Refusal, Scorer, Verdict, wakes,
+};
 use crate::node::NodeInfo;
 use crate::plugins::taint_toleration::is_kept_away;
 use crate::pod::PodInfo;
@@ -95,22 +97,6 @@ struct Spread<'a> {
     matching: Vec<HashMap<String, i64>>,
 }
 
-impl Spread<'_> {
-    fn update(&mut self, pod: &PodInfo, node: &NodeInfo, change: i64) {
-        if pod.key.namespace != self.pod.key.namespace || !has_all_keys(node, &self.constraints) {
-            return;
-        }
-        for (constraint, matching) in self.constraints.iter().zip(&mut self.matching) {
-            if constraint.selector.matches(pod.labels())
-                && constraint.includes(self.pod, node)
-                && let Some(value) = node.labels().get(&constraint.topology_key)
-            {
-                *matching.entry(value.clone()).or_default() += change;
-            }
-        }
-    }
-}
-
 impl<'a> Filter<'a> for Spread<'a> {
     fn filter(&self, node: &NodeInfo) -> Verdict {
         for (constraint, matching) in self.constraints.iter().zip(&self.matching) {
@@ -131,16 +117,18 @@ impl<'a> Filter<'a> for Spread<'a> {
         Ok(())
     }
 
-    fn add_pod(&mut self, pod: &PodInfo, node: &NodeInfo) {
-        self.update(pod, node, 1);
-    }
-
-    fn remove_pod(&mut self, pod: &PodInfo, node: &NodeInfo) {
-        self.update(pod, node, -1);
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a> {
-        Box::new(self.clone())
+    fn count_pod(&mut self, pod: &PodInfo, node: &NodeInfo, by: i64) {
+        if pod.key.namespace != self.pod.key.namespace || !has_all_keys(node, &self.constraints) {
+            return;
+        }
+        for (constraint, matching) in self.constraints.iter().zip(&mut self.matching) {
+            if constraint.selector.matches(pod.labels())
+                && constraint.includes(self.pod, node)
+                && let Some(value) = node.labels().get(&constraint.topology_key)
+            {
+                *matching.entry(value.clone()).or_default() += by;
+            }
+        }
     }
 }
 
@@ -246,7 +234,7 @@ impl Plugin for PodTopologySpread {
         pod: &'a PodInfo,
         cluster: &'a Snapshot,
         feasible: &[&NodeInfo],
-    ) -> Option<Box<dyn Scorer + 'a>> {
+    ) -> Option<BoxedScorer<'a>> {
         let own =
             pod.spec().and_then(|s| s.topology_spread_constraints.as_ref()).is_some_and(|c| !c.is_empty());
         let constraints =

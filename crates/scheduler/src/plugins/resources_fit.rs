@@ -1,6 +1,8 @@
 //! The node must have what the pod asks for; the emptier node is preferred (LeastAllocated).
 
-use crate::framework::{Event, Filter, MAX_NODE_SCORE, Plugin, PreFilter, Refusal, Scorer, Verdict, wakes};
+use crate::framework::{
+    BoxedScorer, Event, Filter, MAX_NODE_SCORE, Plugin, PreFilter, Refusal, Scorer, Verdict, wakes,
+};
 use crate::node::NodeInfo;
 use crate::pod::{PodInfo, Resources};
 use crate::snapshot::Snapshot;
@@ -37,10 +39,6 @@ impl<'a> Filter<'a> for Fits<'a> {
             check(*want, of(have), of(used), &|| format!("Insufficient {name}").into());
         }
         if reasons.is_empty() { Ok(()) } else { Err(Refusal { reasons, preemptible }) }
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a> {
-        Box::new(self.clone())
     }
 }
 
@@ -94,12 +92,7 @@ impl Plugin for NodeResourcesFit {
         PreFilter::run(Fits(&pod.requests))
     }
 
-    fn pre_score<'a>(
-        &self,
-        pod: &'a PodInfo,
-        _: &'a Snapshot,
-        _: &[&NodeInfo],
-    ) -> Option<Box<dyn Scorer + 'a>> {
+    fn pre_score<'a>(&self, pod: &'a PodInfo, _: &'a Snapshot, _: &[&NodeInfo]) -> Option<BoxedScorer<'a>> {
         Some(Box::new(LeastAllocated(pod)))
     }
 }

@@ -1,7 +1,7 @@
 //! Taints keep pods away that do not tolerate them; soft taints are avoided.
 
 use crate::framework::{
-    Event, Filter, Plugin, PreFilter, Refusal, Scorer, Verdict, default_normalize, wakes,
+    BoxedScorer, Event, Filter, Plugin, PreFilter, Refusal, Scorer, Verdict, default_normalize, wakes,
 };
 use crate::node::NodeInfo;
 use crate::pod::PodInfo;
@@ -29,10 +29,6 @@ impl<'a> Filter<'a> for Tolerated<'a> {
             return Err(Refusal::lasting("node(s) had untolerated taint(s)"));
         }
         Ok(())
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a> {
-        Box::new(self.clone())
     }
 }
 
@@ -78,12 +74,7 @@ impl Plugin for TaintToleration {
         PreFilter::run(Tolerated(pod))
     }
 
-    fn pre_score<'a>(
-        &self,
-        pod: &'a PodInfo,
-        _: &'a Snapshot,
-        _: &[&NodeInfo],
-    ) -> Option<Box<dyn Scorer + 'a>> {
+    fn pre_score<'a>(&self, pod: &'a PodInfo, _: &'a Snapshot, _: &[&NodeInfo]) -> Option<BoxedScorer<'a>> {
         let tolerations = pod
             .tolerations()
             .iter()

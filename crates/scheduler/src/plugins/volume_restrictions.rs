@@ -55,13 +55,7 @@ struct Restricted<'a> {
     /// The pod's claims that only one pod may use.
     exclusive: Vec<&'a Key>,
     /// How often pods on nodes use them.
-    in_use: usize,
-}
-
-impl Restricted<'_> {
-    fn uses_of(&self, pod: &PodInfo) -> usize {
-        pod.claims.iter().filter(|c| !c.ephemeral && self.exclusive.contains(&&c.key)).count()
-    }
+    in_use: i64,
 }
 
 impl<'a> Filter<'a> for Restricted<'a> {
@@ -75,16 +69,9 @@ impl<'a> Filter<'a> for Restricted<'a> {
         Ok(())
     }
 
-    fn add_pod(&mut self, pod: &PodInfo, _: &NodeInfo) {
-        self.in_use += self.uses_of(pod);
-    }
-
-    fn remove_pod(&mut self, pod: &PodInfo, _: &NodeInfo) {
-        self.in_use = self.in_use.saturating_sub(self.uses_of(pod));
-    }
-
-    fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a> {
-        Box::new(self.clone())
+    fn count_pod(&mut self, pod: &PodInfo, _: &NodeInfo, by: i64) {
+        let uses = pod.claims.iter().filter(|c| !c.ephemeral && self.exclusive.contains(&&c.key)).count();
+        self.in_use += by * uses as i64;
     }
 }
 
@@ -124,7 +111,7 @@ impl Plugin for VolumeRestrictions {
                 exclusive.push(&claim.key);
             }
         }
-        let in_use = exclusive.iter().filter(|c| cluster.is_claim_used(c)).count();
+        let in_use = exclusive.iter().filter(|c| cluster.is_claim_used(c)).count() as i64;
         if !pod.has_exclusive_disks && in_use == 0 {
             return PreFilter::Skip;
         }

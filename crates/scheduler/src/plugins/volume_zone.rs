@@ -60,10 +60,6 @@ impl<'a> Filter<'a> for Zoned {
     fn filter(&self, node: &NodeInfo) -> Verdict {
         if self.admits(node.labels()) { Ok(()) } else { Err(Refusal::lasting(CONFLICT)) }
     }
-
-    fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a> {
-        Box::new(self.clone())
-    }
 }
 
 /// What the pod's volumes ask of a node.

@@ -194,10 +194,6 @@ impl<'a> Filter<'a> for Reachable<'a> {
             None => Ok(()),
         }
     }
-
-    fn boxed_clone(&self) -> Box<dyn Filter<'a> + 'a> {
-        Box::new(self.clone())
-    }
 }
 
 fn counts_capacity(driver: &CSIDriver) -> bool {
