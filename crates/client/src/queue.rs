@@ -5,7 +5,8 @@
 
 use parking_lot::Mutex;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,9 +21,10 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(1000);
 #[derive(Debug)]
 pub struct Core<K> {
     ready: VecDeque<K>,
-    /// Queued or to be queued after `done`.
-    dirty: HashSet<K>,
-    processing: HashSet<K>,
+    /// Queued or to be queued after `done`, and since when.
+    dirty: HashMap<K, Instant>,
+    /// In work, and since when.
+    processing: HashMap<K, Instant>,
     /// The earliest wake of each delayed key; entries of `heap` that disagree are stale.
     delayed: HashMap<K, Instant>,
     heap: BinaryHeap<Reverse<(Instant, u64)>>,
@@ -33,6 +35,7 @@ pub struct Core<K> {
     max: Duration,
     /// Adds since the start, for `workqueue_adds_total`.
     adds: u64,
+    /// Delayed adds since the start, whatever the reason, as client-go counts them for `workqueue_retries_total`.
     retries: u64,
 }
 
@@ -46,8 +49,8 @@ impl<K: Clone + Eq + Hash> Core<K> {
     pub fn new(first: Duration, max: Duration) -> Self {
         Self {
             ready: VecDeque::new(),
-            dirty: HashSet::new(),
-            processing: HashSet::new(),
+            dirty: HashMap::new(),
+            processing: HashMap::new(),
             delayed: HashMap::new(),
             heap: BinaryHeap::new(),
             by_ticket: HashMap::new(),
@@ -61,20 +64,20 @@ impl<K: Clone + Eq + Hash> Core<K> {
     }
 
     /// Queues the key, unless it is queued already.
-    pub fn add(&mut self, key: K) {
-        if !self.dirty.insert(key.clone()) {
-            return;
-        }
+    pub fn add(&mut self, key: K, now: Instant) {
+        let Entry::Vacant(new) = self.dirty.entry(key) else { return };
         self.adds += 1;
-        if !self.processing.contains(&key) {
-            self.ready.push_back(key);
+        if !self.processing.contains_key(new.key()) {
+            self.ready.push_back(new.key().clone());
         }
+        new.insert(now);
     }
 
     /// Queues the key at a time, or earlier if it already waits for an earlier one.
     pub fn add_at(&mut self, key: K, at: Instant, now: Instant) {
+        self.retries += 1;
         if at <= now {
-            self.add(key);
+            self.add(key, now);
             return;
         }
         match self.delayed.get(&key) {
@@ -93,7 +96,6 @@ impl<K: Clone + Eq + Hash> Core<K> {
         let n = self.failures.entry(key.clone()).or_insert(0);
         let delay = self.first.saturating_mul(1u32.checked_shl(*n).unwrap_or(u32::MAX)).min(self.max);
         *n = n.saturating_add(1);
-        self.retries += 1;
         self.add_at(key, now + delay, now);
         delay
     }
@@ -107,19 +109,19 @@ impl<K: Clone + Eq + Hash> Core<K> {
         self.failures.get(key).copied().unwrap_or(0)
     }
 
-    /// The next key to work on; the caller owes a [`done`](Self::done).
-    pub fn take(&mut self, now: Instant) -> Option<K> {
+    /// The next key to work on, and how long it was queued; the caller owes a [`done`](Self::done).
+    pub fn take(&mut self, now: Instant) -> Option<(K, Duration)> {
         self.wake(now);
         let key = self.ready.pop_front()?;
-        self.dirty.remove(&key);
-        self.processing.insert(key.clone());
-        Some(key)
+        let since = self.dirty.remove(&key).unwrap_or(now);
+        self.processing.insert(key.clone(), now);
+        Some((key, now.saturating_duration_since(since)))
     }
 
     /// Ends the work on a key; true if it was added meanwhile and is queued again.
     pub fn done(&mut self, key: &K) -> bool {
         self.processing.remove(key);
-        let again = self.dirty.contains(key);
+        let again = self.dirty.contains_key(key);
         if again {
             self.ready.push_back(key.clone());
         }
@@ -161,8 +163,20 @@ impl<K: Clone + Eq + Hash> Core<K> {
             let Some(Reverse((_, ticket))) = self.heap.pop() else { return };
             if let Some(key) = self.by_ticket.remove(&ticket) {
                 self.delayed.remove(&key);
-                self.add(key);
+                self.add(key, now);
             }
+        }
+    }
+
+    fn stats(&self, now: Instant) -> Stats {
+        let worked = |since: &Instant| now.saturating_duration_since(*since);
+        Stats {
+            depth: self.dirty.len(),
+            adds: self.adds,
+            retries: self.retries,
+            processing: self.processing.len(),
+            unfinished: self.processing.values().map(worked).sum(),
+            longest: self.processing.values().map(worked).max().unwrap_or_default(),
         }
     }
 }
@@ -170,10 +184,15 @@ impl<K: Clone + Eq + Hash> Core<K> {
 /// What the queue has done, for the `workqueue_*` metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
+    /// Keys that are queued, or will be once their work has ended.
     pub depth: usize,
     pub adds: u64,
     pub retries: u64,
     pub processing: usize,
+    /// How long all keys in work have been in work, together.
+    pub unfinished: Duration,
+    /// How long the key that is longest in work has been.
+    pub longest: Duration,
 }
 
 /// The queue shared by handlers that add and workers that take. Cloning shares it.
@@ -211,7 +230,7 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
     }
 
     pub fn add(&self, key: K) {
-        self.0.core.lock().add(key);
+        self.0.core.lock().add(key, now());
         self.0.changed.notify_one();
     }
 
@@ -239,6 +258,11 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
 
     /// The next key; None once the queue is closed. The caller owes a [`done`](Self::done).
     pub async fn next(&self) -> Option<K> {
+        self.next_waited().await.map(|(key, _)| key)
+    }
+
+    /// [`next`](Self::next), and how long the key was queued.
+    pub async fn next_waited(&self) -> Option<(K, Duration)> {
         loop {
             let changed = self.0.changed.notified();
             let wake = {
@@ -246,11 +270,11 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
                 if self.0.closed.is_cancelled() {
                     return None;
                 }
-                if let Some(key) = core.take(now()) {
+                if let Some(taken) = core.take(now()) {
                     if !core.is_empty() {
                         self.0.changed.notify_one();
                     }
-                    return Some(key);
+                    return Some(taken);
                 }
                 core.next_wake()
             };
@@ -270,7 +294,7 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
 
     /// The next key if one is ready, without waiting. The caller owes a [`done`](Self::done).
     pub fn try_next(&self) -> Option<K> {
-        self.0.core.lock().take(now())
+        self.0.core.lock().take(now()).map(|(key, _)| key)
     }
 
     pub fn done(&self, key: &K) {
@@ -285,8 +309,7 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
     }
 
     pub fn stats(&self) -> Stats {
-        let c = self.0.core.lock();
-        Stats { depth: c.ready.len(), adds: c.adds, retries: c.retries, processing: c.processing.len() }
+        self.0.core.lock().stats(now())
     }
 }
 
@@ -307,18 +330,36 @@ mod tests {
     fn a_key_is_queued_once_and_not_lost_while_in_work() {
         let t = Instant::now();
         let mut q = Core::default();
-        q.add("a");
-        q.add("a");
-        q.add("b");
-        assert_eq!(q.take(t), Some("a"));
-        q.add("a");
-        assert_eq!(q.take(t), Some("b"));
-        assert_eq!(q.take(t), None, "a is in work");
+        let take = |q: &mut Core<_>| q.take(t).map(|(key, _)| key);
+        q.add("a", t);
+        q.add("a", t);
+        q.add("b", t);
+        assert_eq!(take(&mut q), Some("a"));
+        q.add("a", t);
+        assert_eq!(take(&mut q), Some("b"));
+        assert_eq!(take(&mut q), None, "a is in work");
         assert!(q.done(&"a"));
         assert!(!q.done(&"b"));
-        assert_eq!(q.take(t), Some("a"));
+        assert_eq!(take(&mut q), Some("a"));
         assert!(!q.done(&"a"));
         assert!(q.is_idle());
+    }
+
+    #[test]
+    fn how_long_keys_wait_and_are_in_work() {
+        let t = Instant::now();
+        let mut q = Core::default();
+        q.add("a", t);
+        q.add("a", t + ms(5));
+        q.add_at("b", t + ms(20), t);
+        assert_eq!(q.take(t + ms(10)), Some(("a", ms(10))), "since it was first added");
+        q.add("a", t + ms(15));
+        assert_eq!(q.take(t + ms(30)), Some(("b", ms(0))), "its delay is no waiting");
+        let stats = q.stats(t + ms(40));
+        assert_eq!((stats.unfinished, stats.longest), (ms(40), ms(30)));
+        assert_eq!((stats.adds, stats.retries, stats.processing), (3, 1, 2));
+        q.done(&"a");
+        assert_eq!(q.take(t + ms(50)), Some(("a", ms(35))), "also while it was in work");
     }
 
     #[test]
@@ -330,7 +371,7 @@ mod tests {
         q.add_at("a", t + ms(90), t);
         assert_eq!(q.next_wake(), Some(t + ms(20)));
         assert_eq!(q.take(t + ms(19)), None);
-        assert_eq!(q.take(t + ms(20)), Some("a"));
+        assert_eq!(q.take(t + ms(20)), Some(("a", ms(0))));
         q.done(&"a");
         assert_eq!(q.next_wake(), None, "the later times went with the first");
         assert!(q.is_idle());

@@ -12,6 +12,7 @@ pub struct ClusterRoleAggregation;
 
 impl Controller for ClusterRoleAggregation {
     const NAME: &'static str = "clusterrole-aggregation-controller";
+    const QUEUE: &'static str = "ClusterRoleAggregator";
 
     fn watches(w: &mut Watches) {
         // Any role may belong to any that gathers: those are few.

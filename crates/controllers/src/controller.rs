@@ -1,16 +1,23 @@
 //! What every controller is.
 
+use crate::metrics::{Levels, Meters, Metric, Sample};
 use crate::plan::Plan;
 use crate::world::World;
 use client::informer::Cached;
-use client::{Delta, Informer, Key, WorkQueue};
+use client::{Delta, Informer, Key};
 use futures::future::BoxFuture;
 use meta::Time;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// A plan from a snapshot; the runner alone owns queues, retries and I/O.
 pub trait Controller: Send + Sync + 'static {
     /// As upstream names it: `deployment-controller`.
     const NAME: &'static str;
+    /// As upstream names its work queue in metrics: `deployment`.
+    const QUEUE: &'static str;
+    /// What its plans count.
+    const METRICS: &'static [&'static Metric] = &[];
 
     /// Which changes concern which keys, and what else is read.
     fn watches(w: &mut Watches);
@@ -18,9 +25,14 @@ pub trait Controller: Send + Sync + 'static {
     /// What to do about a key. Called for one key at a time never twice at once, and only with a world that has
     /// seen what the last plan for the key wrote.
     fn reconcile(&self, key: &Key, world: &World, now: Time) -> Plan;
+
+    /// Says what is a level and not a count, when the metrics are asked for.
+    fn levels(&self, _world: &World, _levels: &mut Levels) {}
 }
 
-type Subscribe = Box<dyn FnOnce(&World, &WorkQueue<Key>) + Send>;
+/// Puts a key into the queue, after a while.
+pub(crate) type Enqueue = Arc<dyn Fn(Key, Duration) + Send + Sync>;
+type Subscribe = Box<dyn FnOnce(&World, &Enqueue, &Meters) + Send>;
 type Synced = Box<dyn for<'a> Fn(&'a World) -> BoxFuture<'a, ()> + Send + Sync>;
 
 /// What a controller looks at.
@@ -37,14 +49,37 @@ impl Watches {
         kind: fn(&World) -> &Informer<K>,
         keys: fn(&Delta<K>, &World) -> Vec<Key>,
     ) -> &mut Self {
+        self.on_after(|_| Duration::ZERO, kind, keys)
+    }
+
+    /// [`on`](Self::on), after a while: what happens to a key until then is looked at once.
+    pub fn on_after<K: Cached>(
+        &mut self,
+        delay: fn(&Delta<K>) -> Duration,
+        kind: fn(&World) -> &Informer<K>,
+        keys: fn(&Delta<K>, &World) -> Vec<Key>,
+    ) -> &mut Self {
         self.reads(kind);
-        self.subscriptions.push(Box::new(move |world, queue| {
-            let (seen, queue) = (world.clone(), queue.clone());
+        self.subscriptions.push(Box::new(move |world, enqueue, _| {
+            let (seen, enqueue) = (world.clone(), enqueue.clone());
             kind(world).on_change(move |delta| {
                 for key in keys(delta, &seen) {
-                    queue.add(key);
+                    enqueue(key, delay(delta));
                 }
             });
+        }));
+        self
+    }
+
+    /// Counts changes of a kind that is watched anyway. `sample` runs on the informer's task.
+    pub fn count<K: Cached>(
+        &mut self,
+        kind: fn(&World) -> &Informer<K>,
+        sample: fn(&Delta<K>) -> Option<Sample>,
+    ) -> &mut Self {
+        self.subscriptions.push(Box::new(move |world, _, meters| {
+            let meters = meters.clone();
+            kind(world).on_change(move |delta| sample(delta).iter().for_each(|s| meters.record(s)));
         }));
         self
     }

@@ -1,6 +1,7 @@
 //! Generic ephemeral volumes: each gets a claim of its own, which its pod owns and which goes with it.
 
 use crate::controller::{Controller, Watches};
+use crate::metrics::Metric;
 use crate::plan::{Note, Op, Plan};
 use crate::refs::{controller_ref, is_controlled_by};
 use crate::world::{BY_CLAIM, World};
@@ -8,6 +9,17 @@ use client::{Delta, Key};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meta::Time;
+
+static CREATIONS: Metric = Metric::counter(
+    "ephemeral_volume_controller_create_total",
+    &[],
+    "Number of PersistentVolumeClaim creation requests",
+);
+static CREATION_FAILURES: Metric = Metric::counter(
+    "ephemeral_volume_controller_create_failures_total",
+    &[],
+    "Number of PersistentVolumeClaim creation requests",
+);
 
 pub struct EphemeralVolumes;
 
@@ -22,6 +34,8 @@ fn has_some(pod: &Pod) -> bool {
 
 impl Controller for EphemeralVolumes {
     const NAME: &'static str = "ephemeral-volume-controller";
+    const QUEUE: &'static str = "ephemeral_volume";
+    const METRICS: &'static [&'static Metric] = &[&CREATIONS, &CREATION_FAILURES];
 
     fn watches(w: &mut Watches) {
         w.on(|w| &w.pods, of_pod).on(|w| &w.claims, of_claim);
@@ -89,7 +103,11 @@ fn create(pod: &Pod, volume: &Volume, name: &str) -> Op {
         spec: Some(template.spec),
         status: None,
     };
-    Op::create(&claim).otherwise(failed(pod, volume, &format!("create PVC {name}: {{error}}")))
+    Op::create(&claim)
+        .otherwise(failed(pod, volume, &format!("create PVC {name}: {{error}}")))
+        .count(CREATIONS.one([]))
+        .count_failure(CREATIONS.one([]))
+        .count_failure(CREATION_FAILURES.one([]))
 }
 
 #[cfg(test)]

@@ -91,7 +91,14 @@ pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
     }
     let lease = client::leader::Config::new(COMPONENT, config.identity.clone());
     let elector = client::leader::Elector::new(client.clone(), lease);
-    elector.run(shutdown, |leading| run_all(client, config, leading)).await;
+    let metrics = config.metrics.clone();
+    metrics.leads(COMPONENT, false);
+    let lead = |leading| {
+        metrics.leads(COMPONENT, true);
+        run_all(client, config, leading)
+    };
+    elector.run(shutdown, lead).await;
+    metrics.leads(COMPONENT, false);
 }
 
 async fn run_all(client: Client, config: Config, shutdown: CancellationToken) {
@@ -105,6 +112,7 @@ async fn run_all(client: Client, config: Config, shutdown: CancellationToken) {
             client,
             world: world.clone(),
             metrics: config.metrics.clone(),
+            meters: metrics::Meters::default(),
             shutdown: shutdown.clone(),
         }
     };

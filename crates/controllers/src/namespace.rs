@@ -4,8 +4,8 @@
 //! pure ([`Emptied`]).
 
 use crate::discovery::{Resource, discover};
-use crate::plan::{Action, NOT_FOUND, Op, Target};
-use crate::runner::{Shell, failure};
+use crate::plan::{Action, Failure, NOT_FOUND, Op, Target};
+use crate::runner::{Shell, failure, work_off};
 use client::{Key, WorkQueue};
 use http::{Request, header::ACCEPT};
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
@@ -15,7 +15,7 @@ use meta::Time;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 pub const NAME: &str = "namespace-controller";
 /// The finalizer in `spec.finalizers` that is this controller's.
@@ -167,7 +167,7 @@ const METADATA_LIST: &str =
 /// Runs until the shutdown.
 pub(crate) async fn run(shell: Shell, workers: usize) {
     let queue: WorkQueue<Key> = WorkQueue::new();
-    shell.metrics.register(NAME, queue.clone());
+    let meter = shell.metrics.queue("namespace", &queue);
     tokio::select! {
         () = shell.world.namespaces.synced() => {}
         () = shell.shutdown.cancelled() => return,
@@ -189,34 +189,14 @@ pub(crate) async fn run(shell: Shell, workers: usize) {
         }
     });
     info!(controller = NAME, "started");
-    let work = (0..workers.max(1)).map(|_| work(&shell, &queue));
     tokio::select! {
-        _ = futures::future::join_all(work) => {}
+        () = work_off(NAME, &queue, &meter, workers, |key| sync(&shell, key)) => {}
         () = shell.shutdown.cancelled() => queue.close(),
     }
 }
 
-async fn work(shell: &Shell, queue: &WorkQueue<Key>) {
-    while let Some(key) = queue.next().await {
-        let started = std::time::Instant::now();
-        match sync(shell, &key).await {
-            Ok(None) => queue.forget(&key),
-            Ok(Some(wait)) => {
-                queue.forget(&key);
-                queue.add_after(key.clone(), wait);
-            }
-            Err(e) => {
-                let delay_ms = queue.add_failed(key.clone()).as_millis() as u64;
-                warn!(controller = NAME, key = %key, delay_ms, "{e}");
-            }
-        }
-        queue.done(&key);
-        shell.metrics.worked(NAME, started.elapsed());
-    }
-}
-
 /// One attempt; when to look again, if something remains.
-async fn sync(shell: &Shell, key: &Key) -> Result<Option<Duration>, String> {
+async fn sync(shell: &Shell, key: Key) -> Result<Option<Duration>, String> {
     // Not from the cache: several parties write to a namespace that goes.
     let api = kube::Api::<Namespace>::all(shell.client.clone());
     let Some(mut namespace) = api.get_opt(&key.name).await.map_err(|e| failure(e).message)? else {
@@ -328,20 +308,14 @@ async fn empty_one(
         }
     } else {
         for item in &before {
-            let op = Op {
-                target: resource.target.clone(),
-                key: Key::new(namespace, &item.metadata.name),
-                subresource: "",
-                action: Action::Delete {
-                    uid: None,
-                    version: None,
-                    propagation: Some("Background"),
-                    grace_seconds: None,
-                },
-                then: None,
-                otherwise: Vec::new(),
-                tolerate: &[NOT_FOUND, "MethodNotAllowed"],
+            let delete = Action::Delete {
+                uid: None,
+                version: None,
+                propagation: Some("Background"),
+                grace_seconds: None,
             };
+            let op = Op::at(resource.target.clone(), Key::new(namespace, &item.metadata.name), delete)
+                .tolerating(&[NOT_FOUND, "MethodNotAllowed"]);
             shell.request(&op).await.map_err(|f| f.message)?;
         }
     }
@@ -377,12 +351,10 @@ async fn list(shell: &Shell, target: &Target, namespace: &str, whole: bool) -> R
     }
 }
 
-async fn timed<T>(f: impl Future<Output = kube::Result<T>>) -> Result<T, crate::plan::Failure> {
+async fn timed<T>(f: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
     match tokio::time::timeout(REQUEST_TIMEOUT, f).await {
         Ok(r) => r.map_err(failure),
-        Err(_) => {
-            Err(crate::plan::Failure { code: 0, reason: String::new(), message: "no answer in time".into() })
-        }
+        Err(_) => Err(Failure::local("no answer in time")),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a controller decides: operations for the runner to carry out, when to look again, and why it did or did not
 //! act. Values only.
 
+use crate::metrics::Sample;
 use client::Key;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -9,6 +10,7 @@ use meta::Time;
 use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 /// The outcome of one reconciliation.
 #[derive(Default)]
@@ -21,7 +23,19 @@ pub struct Plan {
     pub wake_at: Option<Time>,
     /// The world is not one to act on, for this reason: put the key back with back-off.
     pub retry: Option<String>,
+    /// What is counted when it has been carried out, or has failed.
+    pub measure: Option<Measure>,
     pub report: Report,
+}
+
+pub type Measure = Box<dyn FnOnce(&Outcome<'_>) -> Vec<Sample> + Send>;
+
+/// What became of a plan.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome<'a> {
+    /// From before it was made to after it was carried out.
+    pub took: Duration,
+    pub failure: Option<&'a Failure>,
 }
 
 /// Why a controller did what it did, one line each; logged at debug level.
@@ -104,6 +118,13 @@ pub struct Failure {
     pub message: String,
 }
 
+impl Failure {
+    /// Where no answer came.
+    pub fn local(message: impl Into<String>) -> Self {
+        Self { code: 0, reason: String::new(), message: message.into() }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)
@@ -161,6 +182,10 @@ pub struct Op {
     pub otherwise: Vec<Note>,
     /// Failures that count as success.
     pub tolerate: &'static [&'static str],
+    /// Counted if it succeeds, not if a failure is tolerated.
+    pub counts: Vec<Sample>,
+    /// Counted if it fails.
+    pub failures: Vec<Sample>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -223,14 +248,20 @@ fn uid(meta: &ObjectMeta) -> String {
 
 impl Op {
     fn new<K: Resource<DynamicType = ()>>(key: Key, action: Action) -> Self {
+        Self::at(Target::of::<K>(), key, action)
+    }
+
+    pub fn at(target: Target, key: Key, action: Action) -> Self {
         Self {
-            target: Target::of::<K>(),
+            target,
             key,
             subresource: "",
             action,
             then: None,
             otherwise: Vec::new(),
             tolerate: &[],
+            counts: Vec::new(),
+            failures: Vec::new(),
         }
     }
 
@@ -292,6 +323,16 @@ impl Op {
 
     pub fn tolerating(mut self, reasons: &'static [&'static str]) -> Self {
         self.tolerate = reasons;
+        self
+    }
+
+    pub fn count(mut self, sample: Sample) -> Self {
+        self.counts.push(sample);
+        self
+    }
+
+    pub fn count_failure(mut self, sample: Sample) -> Self {
+        self.failures.push(sample);
         self
     }
 }

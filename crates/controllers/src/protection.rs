@@ -85,6 +85,7 @@ pub struct ClaimProtection;
 
 impl Controller for ClaimProtection {
     const NAME: &'static str = "persistentvolumeclaim-protection-controller";
+    const QUEUE: &'static str = "pvcprotection";
 
     fn watches(w: &mut Watches) {
         w.on(|w| &w.claims, |delta, _| due(delta, OF_CLAIMS)).on(|w| &w.pods, of_pod);
@@ -103,15 +104,7 @@ impl Controller for ClaimProtection {
                 return plan;
             }
             // A pod that is just being bound may not be in the cache.
-            plan.op(Op {
-                target: Target::of::<Pod>(),
-                key: key.clone(),
-                subresource: "",
-                action: Action::VerifyUnused { controller },
-                then: None,
-                otherwise: Vec::new(),
-                tolerate: &[],
-            });
+            plan.op(Op::at(Target::of::<Pod>(), key.clone(), Action::VerifyUnused { controller }));
         }
         plan.op(toggle::<PersistentVolumeClaim>(&claim, OF_CLAIMS).tolerating(&[crate::plan::NOT_FOUND]));
         plan
@@ -134,6 +127,7 @@ pub struct VolumeProtection;
 
 impl Controller for VolumeProtection {
     const NAME: &'static str = "persistentvolume-protection-controller";
+    const QUEUE: &'static str = "pvprotection";
 
     fn watches(w: &mut Watches) {
         w.on(|w| &w.volumes, |delta, _| due(delta, OF_VOLUMES));
@@ -157,6 +151,7 @@ pub struct ClassProtection;
 
 impl Controller for ClassProtection {
     const NAME: &'static str = "volumeattributesclass-protection-controller";
+    const QUEUE: &'static str = "vacprotection";
 
     fn watches(w: &mut Watches) {
         w.on(|w| &w.attributes_classes, |delta, _| due(delta, OF_CLASSES))

@@ -6,7 +6,7 @@
 use crate::discovery::discover;
 use crate::gc::graph::{Source, source_of};
 use crate::plan::{Op, Target};
-use crate::runner::{Shell, failure};
+use crate::runner::{Shell, failure, work_off};
 use client::{Delta, Informers, Key, WorkQueue};
 use http::{Request, header::ACCEPT};
 use k8s_openapi::api::core::v1::{
@@ -21,8 +21,8 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tracing::{info, warn};
+use std::time::Duration;
+use tracing::info;
 
 pub const NAME: &str = "resourcequota-controller";
 /// How often a quota is counted although nothing has gone (upstream's `--resource-quota-sync-period`): a count may meet
@@ -50,7 +50,7 @@ struct Followed {
 /// Runs until the shutdown.
 pub(crate) async fn run(shell: Shell, informers: Informers, workers: usize) {
     let queue = WorkQueue::new();
-    shell.metrics.register(NAME, queue.clone());
+    let meter = shell.metrics.queue("resourcequota_primary", &queue);
     let world = shell.world.clone();
     let synced = async {
         tokio::join!(
@@ -67,9 +67,8 @@ pub(crate) async fn run(shell: Shell, informers: Informers, workers: usize) {
     let quotas = Quotas { shell, informers, queue: queue.clone(), followed: Arc::default() };
     quotas.subscribe();
     info!(controller = NAME, "started");
-    let work = (0..workers.max(1)).map(|_| quotas.work());
     tokio::select! {
-        _ = futures::future::join_all(work) => {}
+        () = work_off(NAME, &queue, &meter, workers, |key| quotas.sync(key)) => {}
         () = quotas.shell.shutdown.cancelled() => queue.close(),
     }
 }
@@ -116,32 +115,9 @@ impl Quotas {
         }
     }
 
-    async fn work(&self) {
-        while let Some(key) = self.queue.next().await {
-            let started = Instant::now();
-            match self.sync(&key).await {
-                Ok(None) => self.queue.forget(&key),
-                Ok(Some(wait)) => {
-                    self.queue.forget(&key);
-                    self.queue.add_after(key.clone(), wait.try_into().unwrap_or(Duration::ZERO));
-                }
-                Err(e) => {
-                    let failures = self.queue.failures(&key);
-                    let delay_ms = self.queue.add_failed(key.clone()).as_millis() as u64;
-                    // Admission writes the same status: conflicts are common.
-                    if failures >= 3 {
-                        warn!(controller = NAME, key = %key, delay_ms, "{e}");
-                    }
-                }
-            }
-            self.queue.done(&key);
-            self.shell.metrics.worked(NAME, started.elapsed());
-        }
-    }
-
     /// Counts once; how long until the next count is due in any case.
-    async fn sync(&self, key: &Key) -> Result<Option<SignedDuration>, String> {
-        let Some(quota) = self.shell.world.quotas.get(key) else { return Ok(None) };
+    async fn sync(&self, key: Key) -> Result<Option<Duration>, String> {
+        let Some(quota) = self.shell.world.quotas.get(&key) else { return Ok(None) };
         let spec = quota.spec.clone().unwrap_or_default();
         let mut listed = BTreeMap::new();
         let mut errors = Vec::new();
@@ -163,7 +139,10 @@ impl Quotas {
                 let _ = tokio::time::timeout(REQUEST_TIMEOUT, self.shell.saw(&written)).await;
             }
         }
-        if errors.is_empty() { Ok(Some(next.unwrap_or(RESYNC).min(RESYNC))) } else { Err(errors.join(", ")) }
+        if !errors.is_empty() {
+            return Err(errors.join(", "));
+        }
+        Ok(Some(next.unwrap_or(RESYNC).min(RESYNC).try_into().unwrap_or(Duration::ZERO)))
     }
 
     /// What there is to count; None where the server has no such resource.

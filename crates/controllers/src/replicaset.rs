@@ -26,6 +26,7 @@ pub struct ReplicaSets;
 
 impl Controller for ReplicaSets {
     const NAME: &'static str = "replicaset-controller";
+    const QUEUE: &'static str = "replicaset";
 
     fn watches(w: &mut Watches) {
         w.own(|w| &w.replica_sets).on(
@@ -45,6 +46,7 @@ pub struct ReplicationControllers;
 
 impl Controller for ReplicationControllers {
     const NAME: &'static str = "replicationcontroller-controller";
+    const QUEUE: &'static str = "replicationmanager";
 
     fn watches(w: &mut Watches) {
         w.own(|w| &w.replication_controllers).on(

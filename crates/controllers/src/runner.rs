@@ -1,8 +1,8 @@
 //! The shell around the controllers: queues, workers, retries, requests, events and metrics.
 
-use crate::controller::{Controller, Watches};
-use crate::metrics::Metrics;
-use crate::plan::{ALREADY_EXISTS, Action, Failure, Mode, Note, Op, Plan, Step, Target};
+use crate::controller::{Controller, Enqueue, Watches};
+use crate::metrics::{Levels, Meters, Metrics, QueueMeter, Reader};
+use crate::plan::{ALREADY_EXISTS, Action, Failure, Mode, Note, Op, Outcome, Plan, Step, Target};
 use crate::protection::uses;
 use crate::world::World;
 use client::{Client, Key, Recorder, WorkQueue};
@@ -12,6 +12,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use serde::Deserialize;
 use serde_json::json;
+use std::fmt;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -32,66 +34,63 @@ pub(crate) struct Shell {
     pub recorder: Recorder,
     pub world: World,
     pub metrics: Metrics,
+    /// Of the controller that runs.
+    pub meters: Meters,
     pub shutdown: CancellationToken,
 }
 
 impl Shell {
     /// Runs a controller until the shutdown.
-    pub async fn run<C: Controller>(self, controller: C, workers: usize) {
+    pub async fn run<C: Controller>(mut self, controller: C, workers: usize) {
         let mut watches = Watches::default();
         C::watches(&mut watches);
         let queue = WorkQueue::new();
-        self.metrics.register(C::NAME, queue.clone());
+        let meter = self.metrics.queue(C::QUEUE, &queue);
+        self.meters = self.metrics.declare(C::METRICS);
         let synced = join_all(watches.reads.iter().map(|read| read(&self.world)));
         tokio::select! {
             _ = synced => {}
             () = self.shutdown.cancelled() => return,
         }
+        let enqueue: Enqueue = {
+            let queue = queue.clone();
+            Arc::new(
+                move |key, delay| if delay.is_zero() { queue.add(key) } else { queue.add_after(key, delay) },
+            )
+        };
         for subscribe in watches.subscriptions {
-            subscribe(&self.world, &queue);
+            subscribe(&self.world, &enqueue, &self.meters);
         }
         info!(controller = C::NAME, "started");
         let controller = Arc::new(controller);
-        let work = (0..workers.max(1)).map(|_| self.clone().work(controller.clone(), queue.clone()));
+        let reader: Reader = {
+            let (controller, world) = (controller.clone(), self.world.clone());
+            Arc::new(move |levels: &mut Levels| controller.levels(&world, levels))
+        };
+        self.metrics.read(&reader);
         tokio::select! {
-            _ = join_all(work) => {}
+            () = work_off(C::NAME, &queue, &meter, workers, |key| self.reconcile(&*controller, key)) => {}
             () = self.shutdown.cancelled() => queue.close(),
         }
         info!(controller = C::NAME, "stopped");
     }
 
-    async fn work<C: Controller>(self, controller: Arc<C>, queue: WorkQueue<Key>) {
-        while let Some(key) = queue.next().await {
-            let started = Instant::now();
-            let now = client::now();
-            let plan = controller.reconcile(&key, &self.world, now);
-            for reason in &plan.report.0 {
-                debug!(controller = C::NAME, key = %key, "{reason}");
-            }
-            let wake_at = plan.wake_at;
-            match self.carry_out(plan).await {
-                Ok(()) => {
-                    queue.forget(&key);
-                    if let Some(at) = wake_at {
-                        queue.add_after(
-                            key.clone(),
-                            at.duration_since(now).try_into().unwrap_or(Duration::ZERO),
-                        );
-                    }
-                }
-                Err(failure) => {
-                    let failures = queue.failures(&key);
-                    let delay_ms = queue.add_failed(key.clone()).as_millis() as u64;
-                    if failures >= QUIET_FAILURES {
-                        warn!(controller = C::NAME, key = %key, delay_ms, "{failure}");
-                    } else {
-                        debug!(controller = C::NAME, key = %key, delay_ms, "{failure}");
-                    }
-                }
-            }
-            queue.done(&key);
-            self.metrics.worked(C::NAME, started.elapsed());
+    /// Reconciles a key once; when to look again.
+    async fn reconcile<C: Controller>(&self, controller: &C, key: Key) -> Result<Option<Duration>, Failure> {
+        let started = Instant::now();
+        let now = client::now();
+        let mut plan = controller.reconcile(&key, &self.world, now);
+        for reason in &plan.report.0 {
+            debug!(controller = C::NAME, key = %key, "{reason}");
         }
+        let (wake_at, measure) = (plan.wake_at, plan.measure.take());
+        let result = self.carry_out(plan).await;
+        if let Some(measure) = measure {
+            let outcome = Outcome { took: started.elapsed(), failure: result.as_ref().err() };
+            measure(&outcome).iter().for_each(|s| self.meters.record(s));
+        }
+        result?;
+        Ok(wake_at.map(|at| at.duration_since(now).try_into().unwrap_or(Duration::ZERO)))
     }
 
     /// Carries a plan out and waits until the cache has seen what it wrote.
@@ -113,7 +112,7 @@ impl Shell {
         }
         result?;
         match plan.retry {
-            Some(message) => Err(Failure { code: 0, reason: String::new(), message }),
+            Some(message) => Err(Failure::local(message)),
             None => Ok(()),
         }
     }
@@ -178,12 +177,14 @@ impl Shell {
                 if let Some(note) = &op.then {
                     self.record(note.clone(), &name, "");
                 }
+                op.counts.iter().for_each(|s| self.meters.record(s));
                 Ok(written)
             }
             Err(f) if op.tolerate.contains(&f.reason.as_str()) => Ok(None),
             // All further creations fail in a namespace that is going away, and it is no news.
             Err(f) if f.code == 403 && f.message.contains("because it is being terminated") => Ok(None),
             Err(f) => {
+                op.failures.iter().for_each(|s| self.meters.record(s));
                 if f.reason != ALREADY_EXISTS {
                     op.otherwise.iter().for_each(|note| self.record(note.clone(), "", &f.message));
                 }
@@ -195,12 +196,10 @@ impl Shell {
     async fn verify_unused(&self, op: &Op, controller: Option<&str>) -> Result<(), Failure> {
         let pods = kube::Api::<Pod>::namespaced(self.client.clone(), &op.key.namespace);
         let all = tokio::time::timeout(REQUEST_TIMEOUT, pods.list(&ListParams::default())).await;
-        let local = |message: String| Failure { code: 0, reason: String::new(), message };
-        let all =
-            all.map_err(|_| local(format!("no answer within {REQUEST_TIMEOUT:?}")))?.map_err(failure)?;
+        let all = all.map_err(|_| no_answer())?.map_err(failure)?;
         match all.items.iter().find(|p| uses(p, &op.key.name, controller)) {
             None => Ok(()),
-            Some(pod) => Err(local(format!("{} uses {}", Key::of(pod), op.key))),
+            Some(pod) => Err(Failure::local(format!("{} uses {}", Key::of(pod), op.key))),
         }
     }
 
@@ -219,14 +218,13 @@ impl Shell {
                 } else {
                     m.deletion_timestamp.map(|t| format!("{} has just been deleted at {t}", op.key))
                 };
-                if let Some(message) = problem {
-                    return Err(Failure { code: 0, reason: String::new(), message });
+                if let Some(problem) = problem {
+                    return Err(Failure::local(problem));
                 }
                 None
             }
             Action::VerifyAbsent => {
-                let message = format!("{} {} exists", op.target.plural, op.key);
-                return Err(Failure { code: 0, reason: String::new(), message });
+                return Err(Failure::local(format!("{} {} exists", op.target.plural, op.key)));
             }
             Action::Delete { uid, .. } => {
                 uid.clone().map(|uid| Written::Deleted { target, key: op.key.clone(), uid })
@@ -239,13 +237,12 @@ impl Shell {
     }
 
     async fn send(&self, op: &Op) -> Result<Answer, Failure> {
-        let local = |message: String| Failure { code: 0, reason: String::new(), message };
         let w = wire(op);
         let request =
             Request::builder().method(w.method).uri(w.path).header(CONTENT_TYPE, w.content_type).body(w.body);
-        let request = request.map_err(|e| local(e.to_string()))?;
+        let request = request.map_err(|e| Failure::local(e.to_string()))?;
         match tokio::time::timeout(REQUEST_TIMEOUT, self.client.request::<Answer>(request)).await {
-            Err(_) => Err(local(format!("no answer within {REQUEST_TIMEOUT:?}"))),
+            Err(_) => Err(no_answer()),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(e)) => Err(failure(e)),
         }
@@ -255,6 +252,47 @@ impl Shell {
         let message = note.message.replace("{name}", name).replace("{error}", error);
         self.recorder.event(&note.about, note.kind, note.reason, message);
     }
+}
+
+/// Works on keys until the queue is closed, on so many at a time. A key whose work failed comes back with back-off, one
+/// whose work says so after that time.
+pub(crate) async fn work_off<K, E, F>(
+    controller: &str,
+    queue: &WorkQueue<K>,
+    meter: &QueueMeter,
+    workers: usize,
+    act: impl Fn(K) -> F,
+) where
+    K: Clone + Eq + Hash + fmt::Display,
+    E: fmt::Display,
+    F: Future<Output = Result<Option<Duration>, E>>,
+{
+    let worker = async || {
+        while let Some((key, waited)) = queue.next_waited().await {
+            meter.waited(waited);
+            let started = Instant::now();
+            match act(key.clone()).await {
+                Ok(again) => {
+                    queue.forget(&key);
+                    if let Some(delay) = again {
+                        queue.add_after(key.clone(), delay);
+                    }
+                }
+                Err(error) => {
+                    let failures = queue.failures(&key);
+                    let delay_ms = queue.add_failed(key.clone()).as_millis() as u64;
+                    if failures >= QUIET_FAILURES {
+                        warn!(controller, key = %key, delay_ms, "{error}");
+                    } else {
+                        debug!(controller, key = %key, delay_ms, "{error}");
+                    }
+                }
+            }
+            queue.done(&key);
+            meter.worked(started.elapsed());
+        }
+    };
+    join_all((0..workers.max(1)).map(|_| worker())).await;
 }
 
 /// A request, before it is sent.
@@ -304,8 +342,12 @@ pub(crate) fn wire(op: &Op) -> Wire {
 pub(crate) fn failure(e: kube::Error) -> Failure {
     match e {
         kube::Error::Api(s) => Failure { code: s.code, reason: s.reason, message: s.message },
-        other => Failure { code: 0, reason: String::new(), message: other.to_string() },
+        other => Failure::local(other.to_string()),
     }
+}
+
+fn no_answer() -> Failure {
+    Failure::local(format!("no answer within {REQUEST_TIMEOUT:?}"))
 }
 
 /// A write for the cache to see.

@@ -1,7 +1,8 @@
 //! What every namespace has: the service account `default`, and the certificate that the API server is known by.
 
 use crate::controller::{Controller, Watches};
-use crate::plan::{ALREADY_EXISTS, Op, Plan};
+use crate::metrics::{Buckets, Metric};
+use crate::plan::{ALREADY_EXISTS, Op, Outcome, Plan};
 use crate::world::World;
 use client::Key;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
@@ -30,6 +31,7 @@ pub struct ServiceAccounts;
 
 impl Controller for ServiceAccounts {
     const NAME: &'static str = "serviceaccount-controller";
+    const QUEUE: &'static str = "serviceaccount";
 
     fn watches(w: &mut Watches) {
         w.own(|w| &w.namespaces).on(
@@ -55,6 +57,18 @@ impl Controller for ServiceAccounts {
     }
 }
 
+static SYNCS: Metric = Metric::counter(
+    "root_ca_cert_publisher_sync_total",
+    &["code"],
+    "Number of namespace syncs happened in root ca cert publisher.",
+);
+static SYNC_SECONDS: Metric = Metric::histogram(
+    "root_ca_cert_publisher_sync_duration_seconds",
+    &["code"],
+    Buckets::Exponential { first: 0.001, factor: 2.0, count: 15 },
+    "Number of namespace syncs happened in root ca cert publisher.",
+);
+
 /// Keys are namespaces.
 pub struct RootCa {
     /// PEM.
@@ -63,12 +77,25 @@ pub struct RootCa {
 
 impl Controller for RootCa {
     const NAME: &'static str = "root-ca-certificate-publisher-controller";
+    const QUEUE: &'static str = "root_ca_cert_publisher";
+    const METRICS: &'static [&'static Metric] = &[&SYNCS, &SYNC_SECONDS];
 
     fn watches(w: &mut Watches) {
         w.own(|w| &w.namespaces).on(|w| &w.config_maps, |d, _| vec![Key::cluster(&d.key.namespace)]);
     }
 
     fn reconcile(&self, key: &Key, world: &World, _: Time) -> Plan {
+        let mut plan = self.publish(key, world);
+        plan.measure = Some(Box::new(|outcome: &Outcome<'_>| {
+            let code = outcome.failure.map_or(200, |f| if f.code == 0 { 500 } else { f.code }).to_string();
+            vec![SYNCS.one([&code]), SYNC_SECONDS.of(outcome.took.as_secs_f64(), [&code])]
+        }));
+        plan
+    }
+}
+
+impl RootCa {
+    fn publish(&self, key: &Key, world: &World) -> Plan {
         if !world.namespaces.get(key).is_some_and(|n| is_active(&n)) {
             return Plan::idle("the namespace is gone or going");
         }

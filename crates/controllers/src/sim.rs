@@ -1,8 +1,9 @@
 //! Controllers played against an API server in memory, in one thread and from one seed: each controller sees the world
 //! late, by its own lag, pods come up and go down at random, and time jumps when nothing else can happen.
 
-use crate::controller::{Controller, Watches};
-use crate::plan::{Action, Failure, Mode, Note, Op, Plan};
+use crate::controller::{Controller, Enqueue, Watches};
+use crate::metrics::{Meters, Metrics};
+use crate::plan::{Action, Failure, Mode, Note, Op, Outcome, Plan};
 use crate::protection::uses;
 use crate::runner::wire;
 use crate::world::World;
@@ -10,10 +11,14 @@ use client::testing::FakeApi;
 use client::{Key, WorkQueue};
 use k8s_openapi::jiff::SignedDuration;
 use meta::Time;
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) const KINDS: &[(&str, &str, &str, bool)] = &[
     ("v1", "Pod", "pods", true),
@@ -47,13 +52,19 @@ const MAX_STEPS: usize = 20_000;
 type Invariant = Box<dyn Fn(&FakeApi)>;
 type Reconcile = Box<dyn Fn(&Key, &World, Time) -> Plan>;
 
+/// Keys that changes put off, and for how long.
+type Delayed = Arc<Mutex<Vec<(Duration, Key)>>>;
+
 struct Player {
     reconcile: Reconcile,
     queue: WorkQueue<Key>,
+    delayed: Delayed,
+    meters: Meters,
     /// What this controller sees, and how much of the log that is.
     world: World,
     seen: usize,
-    wakes: Vec<(Time, Key)>,
+    /// As in the real queue, the earliest of a key's times stands.
+    wakes: BTreeMap<Key, Time>,
     failed: Vec<Key>,
 }
 
@@ -64,6 +75,7 @@ pub(crate) struct Sim {
     players: Vec<Player>,
     /// Events, as `reason: message`.
     pub notes: Vec<String>,
+    pub metrics: Metrics,
     /// Checked after every step.
     pub invariant: Option<Invariant>,
 }
@@ -76,6 +88,7 @@ impl Sim {
             rng: StdRng::seed_from_u64(seed),
             players: Vec::new(),
             notes: Vec::new(),
+            metrics: Metrics::default(),
             invariant: None,
         }
     }
@@ -84,15 +97,27 @@ impl Sim {
         let mut watches = Watches::default();
         C::watches(&mut watches);
         let (world, queue) = (World::detached(), WorkQueue::new());
+        let delayed: Delayed = Arc::default();
+        let enqueue: Enqueue = {
+            let (queue, delayed) = (queue.clone(), delayed.clone());
+            Arc::new(
+                move |key, delay| {
+                    if delay.is_zero() { queue.add(key) } else { delayed.lock().push((delay, key)) }
+                },
+            )
+        };
+        let meters = self.metrics.declare(C::METRICS);
         for subscribe in watches.subscriptions {
-            subscribe(&world, &queue);
+            subscribe(&world, &enqueue, &meters);
         }
         self.players.push(Player {
             reconcile: Box::new(move |key, world, now| controller.reconcile(key, world, now)),
             queue,
+            delayed,
+            meters,
             world,
             seen: 0,
-            wakes: Vec::new(),
+            wakes: BTreeMap::new(),
             failed: Vec::new(),
         });
     }
@@ -166,14 +191,14 @@ impl Sim {
         if retried {
             return true;
         }
-        let next = self.players.iter().flat_map(|p| &p.wakes).map(|(t, _)| *t).min();
+        let next = self.players.iter().flat_map(|p| p.wakes.values()).min().copied();
         let Some(at) = next.filter(|t| *t <= end) else { return false };
         self.now = self.now.max(at);
         for p in &mut self.players {
-            let now = self.now;
-            let (due, later) = p.wakes.drain(..).partition::<Vec<_>, _>(|(t, _)| *t <= now);
+            let (due, later) = std::mem::take(&mut p.wakes).into_iter().partition(|(_, at)| *at <= self.now);
             p.wakes = later;
-            due.into_iter().for_each(|(_, key)| p.queue.add(key));
+            let due: BTreeMap<Key, Time> = due;
+            due.into_keys().for_each(|key| p.queue.add(key));
         }
         true
     }
@@ -184,25 +209,34 @@ impl Sim {
             p.world.apply(&change.plural, &change.key, change.object);
             p.seen += 1;
         }
+        for (delay, key) in p.delayed.lock().drain(..) {
+            let at = self.now + SignedDuration::try_from(delay).unwrap();
+            p.wakes.entry(key).and_modify(|known| *known = at.min(*known)).or_insert(at);
+        }
     }
 
     fn reconcile(&mut self, i: usize) {
         let Some(key) = self.players[i].queue.try_next() else { return };
         let plan = (self.players[i].reconcile)(&key, &self.players[i].world, self.now);
         self.notes.extend(plan.notes.iter().map(show));
-        let mut failed = plan.retry.is_some();
+        let meters = self.players[i].meters.clone();
+        let mut failed = plan.retry.map(Failure::local);
         let before = self.api.log_len();
         'steps: for step in plan.steps {
             for op in &step.ops {
-                if let Err(failure) = self.carry_out(op) {
-                    failed = true;
+                if let Err(failure) = self.carry_out(op, &meters) {
                     if let Some(recover) = step.on_failure {
-                        recover(&failure).iter().for_each(|op| drop(self.carry_out(op)));
+                        recover(&failure).iter().for_each(|op| drop(self.carry_out(op, &meters)));
                     }
+                    failed = Some(failure);
                     break 'steps;
                 }
             }
             assert!(step.mode != Mode::InOrder || step.ops.len() == 1);
+        }
+        if let Some(measure) = plan.measure {
+            let outcome = Outcome { took: Duration::ZERO, failure: failed.as_ref() };
+            measure(&outcome).iter().for_each(|s| meters.record(s));
         }
         // A controller sees its own writes before it looks again.
         let after = self.api.log_len();
@@ -210,20 +244,20 @@ impl Sim {
             self.deliver(i, after - self.players[i].seen);
         }
         let p = &mut self.players[i];
-        p.wakes.retain(|(_, k)| *k != key);
-        p.wakes.extend(plan.wake_at.map(|t| (t, key.clone())));
-        if failed {
+        if let Some(at) = plan.wake_at {
+            p.wakes.entry(key.clone()).and_modify(|known| *known = at.min(*known)).or_insert(at);
+        }
+        if failed.is_some() {
             p.failed.push(key.clone());
         }
         p.queue.done(&key);
     }
 
-    fn carry_out(&mut self, op: &Op) -> Result<(), Failure> {
+    fn carry_out(&mut self, op: &Op, meters: &Meters) -> Result<(), Failure> {
         if let Action::VerifyUnused { controller } = &op.action {
             let pods = self.api.list("pods").into_iter().map(|p| serde_json::from_value(p).unwrap());
             let used = pods.into_iter().any(|p| uses(&p, &op.key.name, controller.as_deref()));
-            let failure = Failure { code: 0, reason: String::new(), message: "in use".into() };
-            return if used { Err(failure) } else { Ok(()) };
+            return if used { Err(Failure::local("in use")) } else { Ok(()) };
         }
         let w = wire(op);
         let (code, body) = self.api.call(&w.method, &w.path, w.content_type, &w.body);
@@ -231,12 +265,14 @@ impl Sim {
         let absent = op.action == crate::plan::Action::VerifyAbsent;
         if code < 400 && !absent || code == 404 && absent {
             self.notes.extend(op.then.as_ref().map(|n| show(n).replace("{name}", &text("/metadata/name"))));
+            op.counts.iter().for_each(|s| meters.record(s));
             return Ok(());
         }
         let failure = Failure { code, reason: text("/reason"), message: text("/message") };
         if op.tolerate.contains(&failure.reason.as_str()) {
             return Ok(());
         }
+        op.failures.iter().for_each(|s| meters.record(s));
         if failure.reason != crate::plan::ALREADY_EXISTS {
             self.notes.extend(op.otherwise.iter().map(|n| show(n).replace("{error}", &failure.message)));
         }

@@ -1,6 +1,7 @@
 //! Jobs that say how long they may stay after they have ended, and have stayed that long.
 
 use crate::controller::{Controller, Watches};
+use crate::metrics::{Buckets, Metric};
 use crate::plan::{Action, Op, Plan};
 use crate::world::World;
 use client::Key;
@@ -8,10 +9,19 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::jiff::SignedDuration;
 use meta::Time;
 
+static DELETION_SECONDS: Metric = Metric::histogram(
+    "ttl_after_finished_controller_job_deletion_duration_seconds",
+    &[],
+    Buckets::Exponential { first: 0.1, factor: 2.0, count: 14 },
+    "The time it took to delete the job since it became eligible for deletion",
+);
+
 pub struct TtlAfterFinished;
 
 impl Controller for TtlAfterFinished {
     const NAME: &'static str = "ttl-after-finished-controller";
+    const QUEUE: &'static str = "ttl_jobs_to_delete";
+    const METRICS: &'static [&'static Metric] = &[&DELETION_SECONDS];
 
     fn watches(w: &mut Watches) {
         w.on(
@@ -38,7 +48,7 @@ impl Controller for TtlAfterFinished {
             version.clone_from(&job.metadata.resource_version);
             *propagation = Some("Foreground");
         }
-        plan.op(op);
+        plan.op(op.count(DELETION_SECONDS.since(at, [])));
         plan
     }
 }

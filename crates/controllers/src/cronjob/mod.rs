@@ -9,6 +9,7 @@ mod times;
 
 use crate::children::owners;
 use crate::controller::{Controller, Watches};
+use crate::metrics::{Buckets, Metric};
 use crate::plan::{ALREADY_EXISTS, Action, Note, Op, Plan};
 use crate::refs::controller_ref;
 use crate::world::{BY_CONTROLLER, World};
@@ -30,6 +31,13 @@ use times::{Due, due, next_time};
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 const RFC3339: &str = "%Y-%m-%dT%H:%M:%S%:z";
 
+static CREATION_SKEW: Metric = Metric::histogram(
+    "cronjob_controller_job_creation_skew_duration_seconds",
+    &[],
+    Buckets::Exponential { first: 1.0, factor: 2.0, count: 10 },
+    "Time between when a cronjob is scheduled to be run, and when the corresponding job is created",
+);
+
 /// Remembers the schedules it saw: times that only a new schedule has are not made up for.
 #[derive(Default)]
 pub struct CronJobs {
@@ -45,6 +53,8 @@ struct Seen {
 
 impl Controller for CronJobs {
     const NAME: &'static str = "cronjob-controller";
+    const QUEUE: &'static str = "cronjob";
+    const METRICS: &'static [&'static Metric] = &[&CREATION_SKEW];
 
     fn watches(w: &mut Watches) {
         w.own(|w| &w.cron_jobs).on(|w| &w.jobs, |delta, _| owners::<CronJob, Job>(delta));
@@ -327,5 +337,6 @@ impl Run<'_> {
             .otherwise(Note::warning(self.about(), "FailedCreate", "Error creating job: {error}"))
             // somebody else's: this time is theirs
             .tolerating(&[ALREADY_EXISTS])
+            .count(CREATION_SKEW.since(time, []))
     }
 }

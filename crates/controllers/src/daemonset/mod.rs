@@ -41,6 +41,7 @@ pub struct DaemonSets {
 
 impl Controller for DaemonSets {
     const NAME: &'static str = "daemonset-controller";
+    const QUEUE: &'static str = "daemonset";
 
     fn watches(w: &mut Watches) {
         w.own(|w| &w.daemon_sets)

@@ -32,6 +32,7 @@ pub struct Deployments;
 
 impl Controller for Deployments {
     const NAME: &'static str = "deployment-controller";
+    const QUEUE: &'static str = "deployment";
 
     fn watches(w: &mut Watches) {
         w.own(|w| &w.deployments)

@@ -36,6 +36,7 @@ pub struct Disruptions;
 
 impl Controller for Disruptions {
     const NAME: &'static str = "disruption-controller";
+    const QUEUE: &'static str = "disruption";
 
     fn watches(w: &mut Watches) {
         w.own(|w| &w.budgets)

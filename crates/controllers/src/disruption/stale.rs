@@ -18,6 +18,7 @@ pub struct StaleDisruptions;
 
 impl Controller for StaleDisruptions {
     const NAME: &'static str = "stale-pod-disruption-controller";
+    const QUEUE: &'static str = "stale_pod_disruption";
 
     fn watches(w: &mut Watches) {
         w.on(

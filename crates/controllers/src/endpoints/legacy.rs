@@ -27,6 +27,7 @@ pub struct LegacyEndpoints;
 
 impl Controller for LegacyEndpoints {
     const NAME: &'static str = "endpoints-controller";
+    const QUEUE: &'static str = "endpoint";
 
     fn watches(w: &mut Watches) {
         w.own(|w| &w.services).own(|w| &w.endpoints).on(|w| &w.pods, services_of_pod);

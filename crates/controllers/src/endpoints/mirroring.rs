@@ -1,7 +1,9 @@
 //! Slices for Endpoints that somebody else writes, for services without selector.
 
-use super::slices::{SERVICE_NAME, identity, label, port_key};
+use super::metrics::{self, Differences};
+use super::slices::{Identity, MANAGED_BY, SERVICE_NAME, identity, label, port_key};
 use crate::controller::{Controller, Watches};
+use crate::metrics::{Levels, Metric};
 use crate::plan::{Note, Op, Plan};
 use crate::refs::controller_ref;
 use crate::world::{BY_SERVICE, World};
@@ -17,7 +19,6 @@ use std::sync::Arc;
 
 /// Addresses of a subset that are mirrored (`--mirroring-max-endpoints-per-subset`).
 const MAX_PER_SUBSET: usize = 1000;
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const ME: &str = "endpointslicemirroring-controller.k8s.io";
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 /// Annotations of Endpoints that their slices do not inherit.
@@ -28,6 +29,8 @@ pub struct EndpointSliceMirroring;
 
 impl Controller for EndpointSliceMirroring {
     const NAME: &'static str = "endpointslice-mirroring-controller";
+    const QUEUE: &'static str = "endpoint_slice_mirroring";
+    const METRICS: &'static [&'static Metric] = metrics::ALL_MIRRORED;
 
     fn watches(w: &mut Watches) {
         w.own(|w| &w.endpoints).own(|w| &w.services).on(|w| &w.endpoint_slices, of_slice);
@@ -41,55 +44,83 @@ impl Controller for EndpointSliceMirroring {
             world.services.get(key).filter(|s| s.spec.as_ref().is_some_and(|s| s.selector.is_none()));
         let Some(endpoints) = world.endpoints.get(key).filter(|e| service.is_some() && is_mirrored(e)) else {
             plan.because("there is nothing to mirror");
+            plan.measure = Some(metrics::mirrored_sync(None));
             for slice in existing {
-                plan.op(Op::delete(&*slice));
+                plan.op(Op::delete(&*slice).count(metrics::mirrored("delete")));
             }
             return plan;
         };
         let (wanted, invalid, skipped) = wanted(&endpoints);
-        let about = reference(&*endpoints);
-        let mut changed = false;
+        let mut differences = Differences::default();
         for ((address_type, ports), mut slice) in wanted {
             let same_kind = |s: &Arc<EndpointSlice>| {
                 s.address_type == address_type && port_key(s.ports.as_deref().unwrap_or(&[])) == ports
             };
-            match existing.iter().position(same_kind) {
-                Some(i) => {
-                    let old = existing.remove(i);
+            let old = existing.iter().position(same_kind).map(|i| existing.remove(i));
+            compare(old.as_deref(), &slice, &mut differences);
+            match old {
+                Some(old) => {
                     slice.metadata.name = old.metadata.name.clone();
                     slice.metadata.generate_name = old.metadata.generate_name.clone();
                     slice.metadata.resource_version = old.metadata.resource_version.clone();
                     slice.metadata.uid = old.metadata.uid.clone();
                     if !is_same(&old, &slice) {
-                        changed = true;
-                        plan.op(Op::replace(&slice));
+                        plan.op(Op::replace(&slice).count(metrics::mirrored("update")));
                     }
                 }
                 None if endpoints.metadata.deletion_timestamp.is_some() => {}
-                None => {
-                    changed = true;
-                    plan.op(Op::create(&slice));
-                }
+                None => drop(plan.op(Op::create(&slice).count(metrics::mirrored("create")))),
             }
         }
         for slice in existing {
-            changed = true;
-            plan.op(Op::delete(&*slice));
+            plan.op(Op::delete(&*slice).count(metrics::mirrored("delete")));
         }
         // Said once for a change, not with every look.
-        if changed && invalid > 0 {
-            let message = format!("Skipped {invalid} invalid IP addresses when mirroring to EndpointSlices");
-            plan.note(Note::warning(about.clone(), "InvalidIPAddress", message));
+        if !plan.steps.is_empty() {
+            say_skipped(&endpoints, invalid, skipped, &mut plan);
         }
-        if changed && skipped > 0 {
-            let message = format!(
-                "A max of {MAX_PER_SUBSET} addresses can be mirrored to EndpointSlices per Endpoints subset. {} addresses were skipped",
-                skipped + invalid
-            );
-            plan.note(Note::warning(about, "TooManyAddressesToMirror", message));
-        }
+        plan.measure = Some(metrics::mirrored_sync(Some((differences, invalid + skipped))));
         plan
     }
+
+    fn levels(&self, world: &World, levels: &mut Levels) {
+        metrics::mirrored_levels(world, ME, levels);
+    }
+}
+
+/// Tells of addresses that are not mirrored: those that are no addresses, and those that are too many.
+fn say_skipped(endpoints: &Endpoints, invalid: usize, too_many: usize, plan: &mut Plan) {
+    let mut warn = |reason, message| {
+        plan.note(Note::warning(reference(endpoints), reason, message));
+    };
+    if invalid > 0 {
+        let message = format!("Skipped {invalid} invalid IP addresses when mirroring to EndpointSlices");
+        warn("InvalidIPAddress", message);
+    }
+    if too_many > 0 {
+        let message = format!(
+            "A max of {MAX_PER_SUBSET} addresses can be mirrored to EndpointSlices per Endpoints subset. {} addresses were skipped",
+            too_many + invalid
+        );
+        warn("TooManyAddressesToMirror", message);
+    }
+}
+
+/// Adds up which endpoints came, changed and went.
+fn compare(old: Option<&EndpointSlice>, new: &EndpointSlice, differences: &mut Differences) {
+    let of = |slice: Option<&EndpointSlice>| -> BTreeMap<Identity, Endpoint> {
+        let all = slice.iter().flat_map(|s| s.endpoints.iter().flatten());
+        all.map(|e| (identity(e), e.clone())).collect()
+    };
+    let mut before = of(old);
+    for (identity, endpoint) in of(Some(new)) {
+        match before.remove(&identity) {
+            None => differences.added += 1,
+            Some(old) if old != endpoint => differences.updated += 1,
+            Some(_) => {}
+        }
+    }
+    differences.removed += before.len();
 }
 
 fn is_mirrored(endpoints: &Endpoints) -> bool {

@@ -1,6 +1,7 @@
 //! Where a service's pods are: the Endpoints of core/v1 and the slices of discovery.k8s.io.
 
 mod legacy;
+mod metrics;
 mod mirroring;
 mod slices;
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! EndpointSlices: the endpoints of a service in pieces, so that a change of one pod rewrites little.
 
+use super::metrics::{self, Differences};
 use super::{
     HEADLESS_LABEL, addresses, find_port, has_address, hostname, is_headless, pods_of, selector,
     services_of_pod, set_trigger_time, target, trigger_time,
 };
 use crate::controller::{Controller, Watches};
+use crate::metrics::{Levels, Metric};
 use crate::plan::{Op, Plan};
 use crate::pods;
 use crate::refs::controller_ref;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 /// Endpoints in a slice at most (`--max-endpoints-per-slice`).
 pub(super) const MAX_PER_SLICE: usize = 100;
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const ME: &str = "endpointslice-controller.k8s.io";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -28,6 +30,8 @@ pub struct EndpointSlices;
 
 impl Controller for EndpointSlices {
     const NAME: &'static str = "endpointslice-controller";
+    const QUEUE: &'static str = "endpoint_slice";
+    const METRICS: &'static [&'static Metric] = metrics::ALL;
 
     fn watches(w: &mut Watches) {
         w.own(|w| &w.services)
@@ -37,28 +41,37 @@ impl Controller for EndpointSlices {
     }
 
     fn reconcile(&self, key: &Key, world: &World, _: Time) -> Plan {
-        let Some(service) = world.services.get(key) else { return Plan::idle("the service is gone") };
+        let idle = |why| Plan { measure: Some(metrics::idle()), ..Plan::idle(why) };
+        let Some(service) = world.services.get(key) else { return idle("the service is gone") };
         let Some((spec, selector)) = service.spec.as_ref().and_then(|s| Some((s, selector(s)?))) else {
-            return Plan::idle("the service has no selector");
+            return idle("the service has no selector");
         };
         let pods = pods_of(&service, &selector, world);
         let mut existing = world.endpoint_slices.by_index(BY_SERVICE, &key.to_string());
         existing.retain(|s| label(s, MANAGED_BY) == Some(ME) && s.metadata.deletion_timestamp.is_none());
         let mut changes = Changes::default();
+        let mut differences = Vec::new();
         let types = address_types(spec);
         let mut lost = BTreeSet::new();
         for address_type in &types {
             let of_type = existing.iter().filter(|s| s.address_type == *address_type).cloned().collect();
             let wanted = wanted(&service, spec, &pods, address_type, world, &mut lost);
-            changes.extend(for_type(&service, spec, of_type, wanted, address_type));
+            let of_type = for_type(&service, spec, of_type, wanted, address_type);
+            differences.push(of_type.differences);
+            changes.extend(of_type);
         }
         changes.delete.extend(existing.into_iter().filter(|s| !types.contains(&s.address_type.as_str())));
         let mut plan = changes.plan(&service, trigger_time(&service, &pods));
+        plan.measure = Some(metrics::synced(spec, &differences, plan.steps.len()));
         if let Some(node) = lost.first() {
             // Left out until pod GC or the late node makes it right.
             plan.retry = Some(format!("a pod of service {key} is on node {node}, which is not known"));
         }
         plan
+    }
+
+    fn levels(&self, world: &World, levels: &mut Levels) {
+        metrics::levels(world, ME, levels);
     }
 }
 
@@ -202,6 +215,7 @@ pub(super) struct Changes {
     create: Vec<EndpointSlice>,
     update: Vec<EndpointSlice>,
     delete: Vec<Arc<EndpointSlice>>,
+    differences: Differences,
 }
 
 impl Changes {
@@ -209,6 +223,9 @@ impl Changes {
         self.create.extend(other.create);
         self.update.extend(other.update);
         self.delete.extend(other.delete);
+        self.differences.added += other.differences.added;
+        self.differences.updated += other.differences.updated;
+        self.differences.removed += other.differences.removed;
     }
 
     fn plan(mut self, service: &Service, trigger: Option<Time>) -> Plan {
@@ -231,15 +248,15 @@ impl Changes {
         if service.metadata.deletion_timestamp.is_none() {
             for mut slice in self.create {
                 set_trigger_time(&mut slice.metadata.annotations, trigger);
-                plan.op(Op::create(&slice));
+                plan.op(Op::create(&slice).count(metrics::changed("create")));
             }
         }
         for mut slice in self.update {
             set_trigger_time(&mut slice.metadata.annotations, trigger);
-            plan.op(Op::replace(&slice));
+            plan.op(Op::replace(&slice).count(metrics::changed("update")));
         }
         for slice in self.delete {
-            plan.op(Op::delete(&*slice));
+            plan.op(Op::delete(&*slice).count(metrics::changed("delete")));
         }
         plan
     }
@@ -321,10 +338,16 @@ fn pack(
         for old in slice.endpoints.iter().flatten() {
             match rest.remove(&identity(old)) {
                 Some(new) => {
-                    changed |= !same(old, &new);
+                    if !same(old, &new) {
+                        changed = true;
+                        changes.differences.updated += 1;
+                    }
                     kept.push(new);
                 }
-                None => changed = true,
+                None => {
+                    changed = true;
+                    changes.differences.removed += 1;
+                }
             }
         }
         if changed && kept.is_empty() {
@@ -338,6 +361,7 @@ fn pack(
             unchanged.push(slice);
         }
     }
+    changes.differences.added = rest.len();
     // First into what is written anyway, the fullest first.
     changes.update.sort_by_key(|s| std::cmp::Reverse(count(s)));
     for slice in &mut changes.update {

@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::api::DynamicObject;
 use kube::core::{ApiResource, PartialObjectMeta};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 const BY_OWNER: &str = "gc/owner";
@@ -23,6 +24,12 @@ pub(super) struct Id {
     pub target: Arc<Target>,
     pub key: Key,
     pub uid: Arc<str>,
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.target.plural, self.key)
+    }
 }
 
 /// A change of an object's metadata.

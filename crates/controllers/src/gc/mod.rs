@@ -8,8 +8,9 @@ pub mod decide;
 pub(crate) mod graph;
 
 use crate::discovery::discover;
+use crate::metrics::Metric;
 use crate::plan::{Action, Failure, INVALID, NOT_FOUND, Op, Target};
-use crate::runner::{Shell, failure};
+use crate::runner::{Shell, failure, work_off};
 use client::{Informers, Key, WorkQueue};
 use decide::{Decision, FOREGROUND, ORPHAN, Owner, has_finalizer, is_deleting_dependents};
 use graph::{Change, Graph, Id, Lookup};
@@ -21,7 +22,7 @@ use parking_lot::RwLock;
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 pub const NAME: &str = "garbage-collector-controller";
 /// How often it is looked for new resources (upstream's resync period of the garbage collector).
@@ -30,6 +31,12 @@ const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
 const DISCOVERY_RETRY: Duration = Duration::from_secs(1);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+
+static SYNC_ERRORS: Metric = Metric::counter(
+    "garbagecollector_controller_resources_sync_error_total",
+    &[],
+    "Number of garbage collector resources sync errors",
+);
 
 #[derive(Clone)]
 struct Collector {
@@ -50,24 +57,31 @@ pub(crate) async fn run(shell: Shell, informers: Informers, workers: usize) {
 }
 
 impl Collector {
-    async fn run(self, informers: Informers, workers: usize) {
-        while let Err(e) = self.refresh(&informers).await {
-            warn!(controller = NAME, "discovery: {e}");
+    async fn run(mut self, informers: Informers, workers: usize) {
+        let meter = self.shell.metrics.queue("garbage_collector_attempt_to_delete", &self.queue);
+        self.shell.meters = self.shell.metrics.declare(&[&SYNC_ERRORS]);
+        while !self.refreshed(&informers).await {
             tokio::time::sleep(DISCOVERY_RETRY).await;
         }
         let sources = self.graph.read().sources();
         futures::future::join_all(sources.iter().map(|s| s.synced())).await;
         info!(controller = NAME, resources = sources.len(), "started");
-        let work = (0..workers.max(1)).map(|_| self.clone().work());
         let refresh = async {
             loop {
                 tokio::time::sleep(DISCOVERY_PERIOD).await;
-                if let Err(e) = self.refresh(&informers).await {
-                    warn!(controller = NAME, "discovery: {e}");
-                }
+                self.refreshed(&informers).await;
             }
         };
-        tokio::join!(futures::future::join_all(work), refresh);
+        tokio::join!(work_off(NAME, &self.queue, &meter, workers, |id| self.attempt(id)), refresh);
+    }
+
+    async fn refreshed(&self, informers: &Informers) -> bool {
+        let result = self.refresh(informers).await;
+        if let Err(e) = &result {
+            self.shell.meters.record(&SYNC_ERRORS.one([]));
+            warn!(controller = NAME, "discovery: {e}");
+        }
+        result.is_ok()
     }
 
     /// Takes up what the server serves now.
@@ -142,22 +156,8 @@ impl Collector {
         }
     }
 
-    async fn work(self) {
-        while let Some(id) = self.queue.next().await {
-            match self.collect(&id).await {
-                Ok(()) => self.queue.forget(&id),
-                Err(f) => {
-                    let failures = self.queue.failures(&id);
-                    let delay_ms = self.queue.add_failed(id.clone()).as_millis() as u64;
-                    if failures > 3 {
-                        warn!(controller = NAME, resource = %id.target.plural, key = %id.key, delay_ms, "{f}");
-                    } else {
-                        debug!(controller = NAME, resource = %id.target.plural, key = %id.key, delay_ms, "{f}");
-                    }
-                }
-            }
-            self.queue.done(&id);
-        }
+    async fn attempt(&self, id: Id) -> Result<Option<Duration>, Failure> {
+        self.collect(&id).await.map(|()| None)
     }
 
     async fn collect(&self, id: &Id) -> Result<(), Failure> {
@@ -241,7 +241,7 @@ impl Collector {
             Lookup::WrongScope => return Ok(None),
             Lookup::UnknownKind => {
                 let message = format!("no resource of kind {} in {}", reference.kind, reference.api_version);
-                return Err(Failure { code: 0, reason: String::new(), message });
+                return Err(Failure::local(message));
             }
         };
         let id = Id { target: target.clone(), key: key.clone(), uid: reference.uid.as_str().into() };
@@ -259,14 +259,13 @@ impl Collector {
 
     /// The object's metadata as the server has it; None where it has none.
     async fn live(&self, target: &Target, key: &Key) -> Result<Option<ObjectMeta>, Failure> {
-        let local = |message: String| Failure { code: 0, reason: String::new(), message };
         let request = Request::get(target.path(key, ""))
             .header(ACCEPT, METADATA)
             .body(Vec::new())
-            .map_err(|e| local(e.to_string()))?;
+            .map_err(|e| Failure::local(e.to_string()))?;
         let get = self.shell.client.request::<PartialObjectMeta<DynamicObject>>(request);
         match tokio::time::timeout(REQUEST_TIMEOUT, get).await {
-            Err(_) => Err(local("no answer in time".into())),
+            Err(_) => Err(Failure::local("no answer in time")),
             Ok(Ok(object)) => Ok(Some(object.metadata)),
             Ok(Err(e)) if client::is_not_found(&e) => Ok(None),
             Ok(Err(e)) => Err(failure(e)),
@@ -278,15 +277,7 @@ impl Collector {
     }
 
     async fn send(&self, id: &Id, action: Action, tolerate: &'static [&'static str]) -> Result<(), Failure> {
-        let op = Op {
-            target: (*id.target).clone(),
-            key: id.key.clone(),
-            subresource: "",
-            action,
-            then: None,
-            otherwise: Vec::new(),
-            tolerate,
-        };
+        let op = Op::at((*id.target).clone(), id.key.clone(), action).tolerating(tolerate);
         self.shell.request(&op).await.map(drop)
     }
 }

@@ -1,7 +1,7 @@
 //! Jobs whose pods have indexes, and the pods of jobs.
 
 use super::intervals::Indexes;
-use super::{Sync, TRACKING, backoff, has_finalizer, is_indexed, policy};
+use super::{Sync, TRACKING, backoff, has_finalizer, is_indexed, metrics, policy};
 use crate::children::{creation, pod_from};
 use crate::plan::Op;
 use crate::pods::is_terminating;
@@ -114,7 +114,7 @@ impl Sync<'_> {
     }
 
     /// A pod of the job, of this index where it has indexes.
-    pub(super) fn creation(&self, index: Option<i32>) -> Op {
+    pub(super) fn creation(&self, index: Option<i32>, reason: &'static str) -> Op {
         let mut pod = pod_from(self.job, &self.spec.template);
         let finalizers = pod.metadata.finalizers.get_or_insert_default();
         if !finalizers.iter().any(|f| f == TRACKING) {
@@ -143,7 +143,8 @@ impl Sync<'_> {
                 }
             }
         }
-        creation(self.job, &pod)
+        let [succeeded, failed] = metrics::created(reason);
+        creation(self.job, &pod).count(succeeded).count_failure(failed)
     }
 
     /// How often pods of an index have failed, with the one that is replaced: those that count, and those that do not.
@@ -152,7 +153,7 @@ impl Sync<'_> {
         let (counting, ignored) = (failures(pod), number(pod, IGNORED).unwrap_or(0));
         match policy::of_failure(self.spec, pod) {
             Verdict::Ignore => (counting, ignored.saturating_add(1)),
-            Verdict::Count | Verdict::FailIndex | Verdict::FailJob(_) => {
+            Verdict::Unmatched | Verdict::Count | Verdict::FailIndex | Verdict::FailJob(_) => {
                 (counting.saturating_add(1), ignored)
             }
         }

@@ -8,6 +8,7 @@
 mod backoff;
 mod indexed;
 mod intervals;
+mod metrics;
 mod policy;
 #[cfg(test)]
 mod tests;
@@ -17,15 +18,16 @@ mod tracked;
 pub(crate) use indexed::{FAILURES as INDEX_FAILURES, IGNORED as IGNORED_INDEX_FAILURES, INDEX};
 pub use tracked::TrackedPods;
 
-use crate::children::{claimable, deletion, owners_and_adopters};
+use crate::children::{claimable, deletion, owners_and_adopters, positive};
 use crate::controller::{Controller, Watches};
+use crate::metrics::{Metric, Sample};
 use crate::plan::{Mode, NOT_FOUND, Note, Op, Plan, Step};
 use crate::pods::{deletion_order, is_active, is_ready, is_terminating, phase};
 use crate::refs::claim_finalized;
 use crate::world::World;
 use backoff::Failures;
-use client::Key;
 use client::events::reference;
+use client::{Delta, Key};
 use intervals::Indexes;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobSpec, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
@@ -33,16 +35,22 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time as MetaTime;
 use k8s_openapi::jiff::SignedDuration;
 use kinds::batch::{is_finished, is_true};
 use meta::{LabelSelector, Time};
+use metrics::Act;
 use policy::Verdict;
 use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// On a pod until it is counted.
 const TRACKING: &str = "batch.kubernetes.io/job-tracking";
 const OWN_NAME: &str = "kubernetes.io/job-controller";
 /// Pods created or deleted in one plan at most (upstream's MaxPodCreateDeletePerSync).
 const BURST: usize = 500;
+
+/// How long changes of pods are gathered before their job is looked at (upstream's syncJobBatchPeriod): the pods of a job
+/// tend to start and to end together, and each look writes the status.
+const SYNC_BATCH_PERIOD: Duration = Duration::from_secs(1);
 
 /// Remembers how often pods of each job failed in a row.
 #[derive(Default)]
@@ -52,10 +60,18 @@ pub struct Jobs {
 
 impl Controller for Jobs {
     const NAME: &'static str = "job-controller";
+    const QUEUE: &'static str = "job";
+    const METRICS: &'static [&'static Metric] = metrics::ALL;
 
     fn watches(w: &mut Watches) {
-        w.own(|w| &w.jobs)
-            .on(|w| &w.pods, |delta, world| owners_and_adopters(delta, &world.jobs, selector_of));
+        w.on_after(delay_of, |w| &w.jobs, |delta, _| vec![delta.key.clone()])
+            .on_after(
+                |_| SYNC_BATCH_PERIOD,
+                |w| &w.pods,
+                |delta, world| owners_and_adopters(delta, &world.jobs, selector_of),
+            )
+            .count(|w| &w.jobs, metrics::external)
+            .count(|w| &w.pods, metrics::terminated);
     }
 
     fn reconcile(&self, key: &Key, world: &World, now: Time) -> Plan {
@@ -82,6 +98,12 @@ impl Controller for Jobs {
         Sync::of(&job, spec, claim.claimed, now).run(key, &self.failures, &mut plan);
         plan
     }
+}
+
+/// What changed but the status is looked at at once; a status changes with the pods, and with them it is looked at.
+fn delay_of(delta: &Delta<Job>) -> Duration {
+    let (Some(old), Some(new)) = (&delta.old, &delta.new) else { return Duration::ZERO };
+    if old.metadata.generation == new.metadata.generation { SYNC_BATCH_PERIOD } else { Duration::ZERO }
 }
 
 fn is_managed_elsewhere(spec: &JobSpec) -> bool {
@@ -164,6 +186,37 @@ struct Sync<'a> {
     replaced_next: BTreeMap<i32, Arc<Pod>>,
 }
 
+/// How many pods there are, as the status says it.
+struct Numbers {
+    active: usize,
+    ready: usize,
+    terminating: usize,
+}
+
+impl Numbers {
+    fn of(active: &[Arc<Pod>], all: &[Arc<Pod>]) -> Self {
+        Self {
+            active: active.len(),
+            ready: active.iter().filter(|p| is_ready(p)).count(),
+            terminating: all.iter().filter(|p| is_terminating(p)).count(),
+        }
+    }
+
+    /// Active pods are deleted.
+    fn leave(&mut self, pods: &[Arc<Pod>]) {
+        self.active -= pods.len();
+        self.ready -= pods.iter().filter(|p| is_ready(p)).count();
+        self.terminating += pods.len();
+    }
+
+    fn write(&self, status: &mut JobStatus) {
+        let n = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        status.active = positive(n(self.active));
+        status.ready = Some(n(self.ready));
+        status.terminating = Some(n(self.terminating));
+    }
+}
+
 /// What is to be done about the number of pods.
 enum Pods {
     Enough,
@@ -197,81 +250,109 @@ impl<'a> Sync<'a> {
     }
 
     fn run(mut self, key: &Key, failures: &Failures, plan: &mut Plan) {
-        let suspended = self.spec.suspend == Some(true);
-        let active_before = self.active.clone();
-        let mut active = active_before.len();
-        let mut ready = active_before.iter().filter(|p| is_ready(p)).count();
-        let mut terminating = self.pods.iter().filter(|p| is_terminating(p)).count();
-
-        let new_succeeded = self.uncounted(&self.uncounted_succeeded, |p| phase(p) == "Succeeded");
-        let new_failed = self.uncounted(&self.uncounted_failed, |p| self.is_failed(p));
-        let counting = new_failed.iter().filter(|p| policy::of_failure(self.spec, p) != Verdict::Ignore);
-        let failed = i64::from(self.status.failed.unwrap_or(0))
-            + i64::try_from(counting.count() + self.uncounted_failed.len()).unwrap_or(i64::MAX);
-        let succeeded = i64::from(self.status.succeeded.unwrap_or(0))
-            + i64::try_from(new_succeeded.len() + self.uncounted_succeeded.len()).unwrap_or(i64::MAX);
-        let wait_until = failures.count(key, self.job.metadata.uid.as_ref(), &new_succeeded, &new_failed);
-        self.succeeded = succeeded;
-        if self.status.start_time.is_none() && !suspended {
+        let mut numbers = Numbers::of(&self.active, &self.pods);
+        let (failed, wait_until) = self.count(key, failures);
+        let reason = metrics::reason_of_creation(self.spec, failed, numbers.terminating);
+        if self.status.start_time.is_none() && !self.is_suspended() {
             self.status.start_time = Some(MetaTime(self.now));
         }
-
         let mut end = self.told_or_failed(failed, plan);
         if is_indexed(self.spec) {
             self.look_at_indexes();
             end = end.or_else(|| self.end_of_indexes());
         }
-        let mut create = Vec::new();
-        let mut news = None;
+        let (mut act, mut create, mut news) = (Act::Reconciling, Vec::new(), None);
         if end.is_some() {
-            if !active_before.is_empty() {
-                plan.because("the job ends: its pods go");
-            }
-            let ops = active_before.iter().map(|p| deletion(self.job, p)).collect();
-            plan.step(Step { ops, mode: Mode::Parallel, on_failure: None });
-            (active, ready, terminating) = (0, 0, terminating + active);
+            self.end_active(&mut numbers, plan);
         } else {
-            if self.job.metadata.deletion_timestamp.is_none() {
-                match self.manage(suspended, terminating, wait_until) {
-                    Pods::Enough => {}
-                    Pods::Wait(until) => {
-                        plan.because("pods failed lately");
-                        plan.wake(until);
-                    }
-                    Pods::Create(indexes) => create = indexes,
-                    Pods::Delete(pods) => {
-                        self.delete(&pods, plan);
-                        active -= pods.len();
-                        terminating += pods.len();
-                        ready -= pods.iter().filter(|p| is_ready(p)).count();
-                    }
-                }
+            let lives = self.job.metadata.deletion_timestamp.is_none();
+            if lives {
+                (act, create) = self.manage_pods(wait_until, &mut numbers, plan);
             }
-            let enough = match self.spec.completions {
-                None => self.succeeded > 0,
-                Some(wanted) => self.succeeded >= i64::from(wanted),
-            };
-            if enough && active == 0 {
-                let why = "Reached expected number of succeeded pods";
-                end = Some(End::success("CompletionsReached", why));
-            } else if self.job.metadata.deletion_timestamp.is_none() {
-                news = self.set_suspended(suspended);
+            end = self.completion(numbers.active);
+            if lives && end.is_none() {
+                news = self.set_suspended();
             }
         }
-        let n = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
-        self.status.active = crate::children::positive(n(active));
-        self.status.ready = Some(n(ready));
-        self.status.terminating = Some(n(terminating));
+        numbers.write(&mut self.status);
         let counted = self.track(end.as_ref());
         let finished = self.finish(end.as_ref(), &counted, plan);
-        self.write(finished.or(news), plan);
-        let ops = counted.untrack.iter().map(|p| untrack(p)).collect();
-        plan.step(Step { ops, mode: Mode::Parallel, on_failure: None });
-        let ops: Vec<Op> = create.into_iter().map(|index| self.creation(index)).collect();
+        let sample = end.filter(|_| finished.is_some()).map(|end| metrics::finished(self.spec, &end));
+        self.write(finished.or(news), sample, plan);
+        if !counted.untrack.is_empty() {
+            // What has no finalizer any more is counted at once.
+            plan.wake(self.now);
+        }
+        plan.step(Step { ops: counted.untrack, mode: Mode::Parallel, on_failure: None });
+        let ops: Vec<Op> = create.into_iter().map(|index| self.creation(index, reason)).collect();
         if !ops.is_empty() {
-            plan.because(format!("{active} pods run, {} more are wanted", ops.len()));
+            plan.because(format!("{} pods run, {} more are wanted", numbers.active, ops.len()));
         }
         plan.step(Step { ops, mode: Mode::SlowStart, on_failure: None });
+        plan.measure = Some(metrics::synced(self.spec, act));
+    }
+
+    fn is_suspended(&self) -> bool {
+        self.spec.suspend == Some(true)
+    }
+
+    /// Takes in the pods that ended since the status was written: how many have failed by now, and until when new ones
+    /// must wait for it.
+    fn count(&mut self, key: &Key, failures: &Failures) -> (i64, Option<Time>) {
+        let new_succeeded = self.uncounted(&self.uncounted_succeeded, |p| phase(p) == "Succeeded");
+        let new_failed = self.uncounted(&self.uncounted_failed, |p| self.is_failed(p));
+        let counting = new_failed.iter().filter(|p| policy::of_failure(self.spec, p) != Verdict::Ignore);
+        let n = |told: Option<i32>, more: usize| {
+            i64::from(told.unwrap_or(0)).saturating_add(i64::try_from(more).unwrap_or(i64::MAX))
+        };
+        let failed = n(self.status.failed, counting.count() + self.uncounted_failed.len());
+        let succeeded = n(self.status.succeeded, new_succeeded.len() + self.uncounted_succeeded.len());
+        let wait_until = failures.count(key, self.job.metadata.uid.as_ref(), &new_succeeded, &new_failed);
+        self.succeeded = succeeded;
+        (failed, wait_until)
+    }
+
+    /// The job ends: so do the pods that run.
+    fn end_active(&self, numbers: &mut Numbers, plan: &mut Plan) {
+        if !self.active.is_empty() {
+            plan.because("the job ends: its pods go");
+        }
+        let ops = self.active.iter().map(|p| deletion(self.job, p)).collect();
+        plan.step(Step { ops, mode: Mode::Parallel, on_failure: None });
+        numbers.leave(&self.active);
+    }
+
+    /// Deletes the pods that are too many; the indexes of those to create.
+    fn manage_pods(
+        &self,
+        wait_until: Option<Time>,
+        numbers: &mut Numbers,
+        plan: &mut Plan,
+    ) -> (Act, Vec<Option<i32>>) {
+        match self.manage(numbers.terminating, wait_until) {
+            Pods::Enough => (Act::Tracking, Vec::new()),
+            Pods::Wait(until) => {
+                plan.because("pods failed lately");
+                plan.wake(until);
+                (Act::PodsCreated, Vec::new())
+            }
+            Pods::Create(indexes) => (Act::PodsCreated, indexes),
+            Pods::Delete(pods) => {
+                self.delete(&pods, plan);
+                numbers.leave(&pods);
+                (Act::PodsDeleted, Vec::new())
+            }
+        }
+    }
+
+    /// Whether enough pods have succeeded.
+    fn completion(&self, active: usize) -> Option<End> {
+        let enough = match self.spec.completions {
+            None => self.succeeded > 0,
+            Some(wanted) => self.succeeded >= i64::from(wanted),
+        };
+        let why = "Reached expected number of succeeded pods";
+        (enough && active == 0).then(|| End::success("CompletionsReached", why))
     }
 
     /// Ended pods that the status does not tell of yet.
@@ -363,7 +444,7 @@ impl<'a> Sync<'a> {
         match policy::of_failure(self.spec, pod) {
             Verdict::FailIndex => true,
             Verdict::Ignore => false,
-            Verdict::Count | Verdict::FailJob(_) => indexed::failures(pod) >= limit,
+            Verdict::Unmatched | Verdict::Count | Verdict::FailJob(_) => indexed::failures(pod) >= limit,
         }
     }
 
@@ -381,11 +462,11 @@ impl<'a> Sync<'a> {
         met.map(|why| End::success("SuccessPolicy", why))
     }
 
-    fn manage(&self, suspended: bool, terminating: usize, wait_until: Option<Time>) -> Pods {
+    fn manage(&self, terminating: usize, wait_until: Option<Time>) -> Pods {
         let active = self.active.len();
-        if suspended {
+        if self.is_suspended() {
             let pods = self.first_to_go(active);
-            return if pods.is_empty() { Pods::Enough } else { Pods::Delete(pods) };
+            return Pods::Delete(pods);
         }
         let parallelism = usize::try_from(self.spec.parallelism.unwrap_or(1)).unwrap_or(0);
         let wanted = match self.spec.completions {
@@ -433,7 +514,9 @@ impl<'a> Sync<'a> {
 
     /// Off with the finalizer first: pods that are not wanted do not count as failed.
     fn delete(&self, pods: &[Arc<Pod>], plan: &mut Plan) {
-        plan.because(format!("{} pods are not wanted", pods.len()));
+        if !pods.is_empty() {
+            plan.because(format!("{} pods are not wanted", pods.len()));
+        }
         let tracked = pods.iter().filter(|p| has_finalizer(p));
         let ops = tracked.map(|p| untrack(p)).collect();
         plan.step(Step { ops, mode: Mode::Parallel, on_failure: None });
@@ -442,7 +525,8 @@ impl<'a> Sync<'a> {
     }
 
     /// Says by the condition whether the job is suspended; the event where that is new.
-    fn set_suspended(&mut self, suspended: bool) -> Option<Note> {
+    fn set_suspended(&mut self) -> Option<Note> {
+        let suspended = self.is_suspended();
         let about = reference(self.job);
         let conditions = self.status.conditions.get_or_insert_default();
         if suspended {
@@ -488,7 +572,8 @@ impl<'a> Sync<'a> {
         Some(Note::normal(about, "Completed", "Job completed"))
     }
 
-    fn write(&self, news: Option<Note>, plan: &mut Plan) {
+    /// The status, where it says something new: with the event that tells of it, and what is counted then.
+    fn write(&self, news: Option<Note>, sample: Option<Sample>, plan: &mut Plan) {
         let mut status = self.status.clone();
         if status.conditions.as_ref().is_some_and(Vec::is_empty) {
             status.conditions = None;
@@ -496,11 +581,12 @@ impl<'a> Sync<'a> {
         if self.job.status.as_ref() == Some(&status) {
             return;
         }
-        let op = Op::replace_status(&Job { status: Some(status), ..self.job.clone() });
-        plan.op(match news {
-            Some(note) => op.then(note),
-            None => op,
-        });
+        let before = self.job.status.clone().unwrap_or_default();
+        let mut op = Op::replace_status(&Job { status: Some(status), ..self.job.clone() });
+        op.counts.extend(sample);
+        op.counts.extend(metrics::counted(self.spec, &before, &self.status));
+        op.then = news;
+        plan.op(op);
     }
 }
 

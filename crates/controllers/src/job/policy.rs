@@ -9,6 +9,8 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 /// What becomes of a failed pod.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
+    /// No rule matches: it counts.
+    Unmatched,
     Count,
     Ignore,
     FailIndex,
@@ -16,7 +18,20 @@ pub(super) enum Verdict {
     FailJob(String),
 }
 
-/// What the first rule that matches says; a failure that none matches counts.
+impl Verdict {
+    /// The action of the rule that matched.
+    pub fn action(&self) -> Option<&'static str> {
+        match self {
+            Self::Unmatched => None,
+            Self::Count => Some("Count"),
+            Self::Ignore => Some("Ignore"),
+            Self::FailIndex => Some("FailIndex"),
+            Self::FailJob(_) => Some("FailJob"),
+        }
+    }
+}
+
+/// What the first rule that matches says.
 pub(super) fn of_failure(spec: &JobSpec, pod: &Pod) -> Verdict {
     let rules = spec.pod_failure_policy.iter().flat_map(|p| &p.rules);
     let (namespace, name) =
@@ -40,7 +55,7 @@ pub(super) fn of_failure(spec: &JobSpec, pod: &Pod) -> Verdict {
             _ => {}
         }
     }
-    Verdict::Count
+    Verdict::Unmatched
 }
 
 /// The first container that ended with a code that is meant, and the code.
@@ -106,6 +121,7 @@ mod tests {
             {"action": "FailJob", "onExitCodes": {"containerName": "main", "operator": "In", "values": [42]}},
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             {"action": "FailIndex", "onExitCodes": {"operator": "NotIn", "values": [1, 2]}},
+            {"action": "Count", "onPodConditions": [{"type": "Odd", "status": "True"}]},
         ]}}))
         .unwrap();
         let check = |container: &str, code: i32, conditions: Value, expect: Verdict| {
@@ -119,8 +135,9 @@ mod tests {
         check("main", 42, json!([]), Verdict::FailJob(why.into()));
         check("side", 42, json!([]), Verdict::FailIndex);
         check("side", 42, json!([{"type": "DisruptionTarget", "status": "True"}]), Verdict::Ignore);
-        check("main", 1, json!([{"type": "DisruptionTarget", "status": "False"}]), Verdict::Count);
-        check("main", 0, json!([]), Verdict::Count);
+        check("main", 1, json!([{"type": "DisruptionTarget", "status": "False"}]), Verdict::Unmatched);
+        check("main", 0, json!([]), Verdict::Unmatched);
+        check("main", 2, json!([{"type": "Odd", "status": "True"}]), Verdict::Count);
     }
 
     #[test]

@@ -256,3 +256,69 @@ fn pods_of_indexes_are_told_their_index() {
     }
     assert_eq!(pods.len(), 2);
 }
+
+#[test]
+fn what_jobs_come_to_is_counted() {
+    let counts = |job: Value, expect: &[&str]| {
+        let mut sim = sim(1, job);
+        sim.settle(LONG);
+        let text = sim.metrics.render();
+        for line in expect {
+            let line = format!("job_controller_{line}");
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+    };
+    counts(
+        job("succeeds", json!({"completions": 3, "parallelism": 3})),
+        &[
+            "jobs_finished_total{completion_mode=\"NonIndexed\",result=\"succeeded\",reason=\"CompletionsReached\"} 1",
+            "job_pods_finished_total{completion_mode=\"NonIndexed\",result=\"succeeded\"} 3",
+            "job_pods_finished_total{completion_mode=\"NonIndexed\",result=\"failed\"} 0",
+            "job_pods_creation_total{reason=\"new\",status=\"succeeded\"} 3",
+            "terminated_pods_tracking_finalizer_total{event=\"add\"} 3",
+            "terminated_pods_tracking_finalizer_total{event=\"delete\"} 3",
+            "job_syncs_total{completion_mode=\"NonIndexed\",result=\"success\",action=\"pods_created\"} 1",
+        ],
+    );
+    let rules = json!([{"action": "Ignore", "onExitCodes": {"operator": "In", "values": [1]}}]);
+    counts(
+        job(
+            "fails",
+            json!({"backoffLimit": 0, "activeDeadlineSeconds": 15, "podFailurePolicy": {"rules": rules},
+                "podReplacementPolicy": "Failed"}),
+        ),
+        &[
+            "jobs_finished_total{completion_mode=\"NonIndexed\",result=\"failed\",reason=\"DeadlineExceeded\"} 1",
+            "job_pods_finished_total{completion_mode=\"NonIndexed\",result=\"failed\"} 0",
+            "pod_failures_handled_by_failure_policy_total{action=\"Ignore\"} 2",
+        ],
+    );
+    counts(
+        job(
+            "fails-if-odd",
+            json!({"completions": 2, "parallelism": 2, "completionMode": "Indexed", "backoffLimit": i32::MAX,
+                "backoffLimitPerIndex": 0}),
+        ),
+        &[
+            "jobs_finished_total{completion_mode=\"Indexed\",result=\"failed\",reason=\"FailedIndexes\"} 1",
+            "job_finished_indexes_total{status=\"succeeded\",backoffLimit=\"perIndex\"} 1",
+            "job_finished_indexes_total{status=\"failed\",backoffLimit=\"perIndex\"} 1",
+        ],
+    );
+    counts(
+        job("runs", json!({"managedBy": "example.com/queue"})),
+        &["jobs_by_external_controller_total{controller_name=\"example.com/queue\"} 1"],
+    );
+}
+
+#[test]
+fn pods_that_change_together_are_looked_at_together() {
+    for seed in SEEDS {
+        let mut sim = sim(seed, job("succeeds", json!({"completions": 40, "parallelism": 40})));
+        let start = sim.now;
+        sim.settle(LONG);
+        let writes = sim.api.log(0).iter().filter(|c| c.plural == "jobs").count();
+        assert!(writes <= 12, "seed {seed}: {writes} writes of the status");
+        assert!(sim.now.duration_since(start).as_secs() <= 6, "seed {seed}: {}", sim.now);
+    }
+}

@@ -2,21 +2,21 @@
 
 use super::intervals::Indexes;
 use super::policy::{self, Verdict};
-use super::{End, Sync, has_finalizer, is_indexed, uid};
+use super::{End, Sync, has_finalizer, is_indexed, metrics, uid, untrack};
 use crate::children::positive;
+use crate::plan::Op;
 use crate::pods::phase;
 use k8s_openapi::api::batch::v1::UncountedTerminatedPods;
 use k8s_openapi::api::core::v1::Pod;
 use std::collections::HashSet;
-use std::sync::Arc;
 
 /// Uids in a status at most: 500 of them are under 20 KB.
 const MAX_UNCOUNTED: usize = 500;
 
 /// What was counted.
 pub(super) struct Counted {
-    /// Pods that the status, once written, tells of: their finalizer may go.
-    pub untrack: Vec<Arc<Pod>>,
+    /// Take the finalizer off pods that the status, once written, tells of.
+    pub untrack: Vec<Op>,
     /// Uids that the status tells of and does not count yet.
     pub uncounted: usize,
 }
@@ -40,13 +40,13 @@ impl Sync<'_> {
         self.status.failed = add(self.status.failed, more_failed);
 
         let indexed = is_indexed(self.spec);
-        let mut untrack = Vec::new();
+        let mut ops = Vec::new();
         let mut new_indexes = Vec::new();
         for pod in self.pods.iter().filter(|p| has_finalizer(p)) {
             if !self.may_untrack(pod, end) {
                 continue;
             }
-            untrack.push(pod.clone());
+            let mut op = untrack(pod);
             let id = uid(pod);
             if phase(pod) == "Succeeded" && !self.uncounted_failed.contains(id) {
                 if indexed {
@@ -59,11 +59,15 @@ impl Sync<'_> {
             } else if self.is_failed(pod) || end.is_some_and(|e| !e.success) {
                 // Of a job that failed, pods that have not ended have failed.
                 let valid = !indexed || self.index(pod).is_some();
-                let ignored = policy::of_failure(self.spec, pod) == Verdict::Ignore;
-                if valid && !ignored && !self.uncounted_failed.contains(id) {
+                let verdict = policy::of_failure(self.spec, pod);
+                if valid {
+                    op.counts.extend(verdict.action().map(metrics::by_policy));
+                }
+                if valid && verdict != Verdict::Ignore && !self.uncounted_failed.contains(id) {
                     failed.push(id.to_owned());
                 }
             }
+            ops.push(op);
             if new_indexes.len() + succeeded.len() + failed.len() >= MAX_UNCOUNTED {
                 // the rest is counted when these are
                 break;
@@ -80,7 +84,7 @@ impl Sync<'_> {
         let some = |uids: Vec<String>| (!uids.is_empty()).then_some(uids);
         self.status.uncounted_terminated_pods =
             Some(UncountedTerminatedPods { succeeded: some(succeeded), failed: some(failed) });
-        Counted { untrack, uncounted }
+        Counted { untrack: ops, uncounted }
     }
 
     /// Whether nothing more is to be learnt from a pod.

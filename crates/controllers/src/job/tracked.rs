@@ -16,6 +16,7 @@ pub struct TrackedPods;
 
 impl Controller for TrackedPods {
     const NAME: &'static str = "job-orphan-pod-controller";
+    const QUEUE: &'static str = "job_orphan_pod";
 
     fn watches(w: &mut Watches) {
         w.on(

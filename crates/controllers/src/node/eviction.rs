@@ -2,6 +2,7 @@
 
 use super::set_pod_status;
 use crate::controller::{Controller, Watches};
+use crate::metrics::{Buckets, Metric};
 use crate::plan::{Note, Op, Plan};
 use crate::pods;
 use crate::world::{BY_NODE, World};
@@ -13,6 +14,18 @@ use meta::taints::tolerates;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 
+static DELETIONS: Metric = Metric::counter(
+    "taint_eviction_controller_pod_deletions_total",
+    &[],
+    "Total number of Pods deleted by TaintEvictionController since its start.",
+);
+static DELETION_SECONDS: Metric = Metric::histogram(
+    "taint_eviction_controller_pod_deletion_duration_seconds",
+    &[],
+    Buckets::Of(&[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 30.0, 60.0, 120.0, 180.0, 240.0]),
+    "Latency, in seconds, between the time when a taint effect has been activated for the Pod and its deletion via TaintEvictionController.",
+);
+
 /// Remembers since when it sees a pod under taints that do not say when they were added.
 #[derive(Default)]
 pub struct TaintEviction {
@@ -21,6 +34,8 @@ pub struct TaintEviction {
 
 impl Controller for TaintEviction {
     const NAME: &'static str = "taint-eviction-controller";
+    const QUEUE: &'static str = "noexec_taint_pod";
+    const METRICS: &'static [&'static Metric] = &[&DELETIONS, &DELETION_SECONDS];
 
     fn watches(w: &mut Watches) {
         w.on(|w| &w.pods, of_pod).on(|w| &w.nodes, of_node);
@@ -37,7 +52,7 @@ impl Controller for TaintEviction {
             return plan;
         };
         let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.clone()).unwrap_or_default();
-        match tolerated(&taints, &tolerations) {
+        let due = match tolerated(&taints, &tolerations) {
             Tolerated::Forever => {
                 self.since.lock().remove(key);
                 plan.because("every taint is tolerated");
@@ -50,14 +65,16 @@ impl Controller for TaintEviction {
                     plan.wake(at);
                     return plan;
                 }
+                at
             }
-            Tolerated::No => {}
-        }
+            Tolerated::No => now,
+        };
         let about = client::events::reference(&*pod);
         plan.note(Note::normal(about, "TaintManagerEviction", format!("Marking for deletion Pod {key}")));
         let why = ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint");
         plan.op(set_pod_status(&pod, "DisruptionTarget", "True", Some(why), None, now));
-        plan.op(Op::delete(&*pod));
+        let deletion = Op::delete(&*pod).count(DELETIONS.one([])).count(DELETION_SECONDS.since(due, []));
+        plan.op(deletion);
         plan
     }
 }

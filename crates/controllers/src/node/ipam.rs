@@ -2,6 +2,7 @@
 
 use super::{name, reference};
 use crate::controller::{Controller, Watches};
+use crate::metrics::{Buckets, Levels, Metric};
 use crate::plan::{Note, Op, Plan};
 use crate::world::World;
 use client::Key;
@@ -61,6 +62,29 @@ impl Cidr {
     }
 }
 
+static ALLOCATIONS: Metric = Metric::counter(
+    "node_ipam_controller_cidrset_cidrs_allocations_total",
+    &["clusterCIDR"],
+    "Counter measuring total number of CIDR allocations.",
+);
+static TRIES: Metric = Metric::histogram(
+    "node_ipam_controller_cidrset_allocation_tries_per_request",
+    &["clusterCIDR"],
+    Buckets::Exponential { first: 1.0, factor: 5.0, count: 5 },
+    "Number of CIDRs that were found taken before a free one",
+);
+// the name is upstream's
+static MAX_CIDRS: Metric = Metric::gauge(
+    "node_ipam_controller_cirdset_max_cidrs",
+    &["clusterCIDR"],
+    "Maximum number of CIDRs that can be allocated.",
+);
+static USAGE: Metric = Metric::gauge(
+    "node_ipam_controller_cidrset_usage_cidrs",
+    &["clusterCIDR"],
+    "Share of the CIDRs that are allocated, of 1.",
+);
+
 /// Must run with one worker: two must not give the same network away.
 pub struct NodeIpam {
     pub cluster: Cidr,
@@ -70,6 +94,8 @@ pub struct NodeIpam {
 
 impl Controller for NodeIpam {
     const NAME: &'static str = "node-ipam-controller";
+    const QUEUE: &'static str = "cidrallocator_node";
+    const METRICS: &'static [&'static Metric] = &[&ALLOCATIONS, &TRIES];
 
     fn watches(w: &mut Watches) {
         // A node that goes frees its network for one that waits.
@@ -93,13 +119,18 @@ impl Controller for NodeIpam {
         let nodes = world.nodes.list();
         let taken: HashSet<String> = nodes.iter().filter_map(|n| pod_cidr(n)).collect();
         let mut plan = Plan::default();
-        match self.cluster.parts(self.node_prefix).map(|c| c.to_string()).find(|c| !taken.contains(c)) {
-            Some(free) => {
+        let mut parts = self.cluster.parts(self.node_prefix).map(|c| c.to_string()).enumerate();
+        match parts.find(|(_, c)| !taken.contains(c)) {
+            Some((tries, free)) => {
                 let patch = json!({
                     "metadata": {"uid": node.metadata.uid},
                     "spec": {"podCIDR": free, "podCIDRs": [free]},
                 });
-                plan.op(Op::strategic_patch(&*node, &patch));
+                let cluster = self.cluster.to_string();
+                let op = Op::strategic_patch(&*node, &patch)
+                    .count(ALLOCATIONS.one([&cluster]))
+                    .count(TRIES.of(tries as f64, [&cluster]));
+                plan.op(op);
             }
             None => {
                 let message = format!("Node {} status is now: CIDRNotAvailable", name(&node));
@@ -107,6 +138,14 @@ impl Controller for NodeIpam {
             }
         }
         plan
+    }
+
+    fn levels(&self, world: &World, levels: &mut Levels) {
+        let cluster = self.cluster.to_string();
+        let most = 2f64.powi(i32::from(self.node_prefix.saturating_sub(self.cluster.prefix)));
+        let taken = world.nodes.list().iter().filter(|n| pod_cidr(n).is_some()).count();
+        levels.set(&MAX_CIDRS, [&cluster], most);
+        levels.set(&USAGE, [&cluster], taken as f64 / most);
     }
 }
 

@@ -2,17 +2,18 @@
 
 use super::{NOT_READY, UNREACHABLE, condition, name, reference, set_pod_status};
 use crate::controller::{Controller, Watches};
-use crate::plan::{Note, Op, Plan};
+use crate::metrics::{Buckets, Levels, Metric};
+use crate::plan::{Note, Op, Outcome, Plan};
 use crate::pods;
 use crate::world::{BY_NODE, World};
 use client::{Delta, Key};
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, ObjectReference, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time as MetaTime};
 use k8s_openapi::jiff::SignedDuration;
 use meta::Time;
 use parking_lot::Mutex;
 use serde_json::json;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Silence after which a node is unknown (`--node-monitor-grace-period`).
 pub const MONITOR_GRACE: SignedDuration = SignedDuration::from_secs(50);
@@ -32,6 +33,33 @@ const CONDITION_TAINTS: [(&str, &str, &str); 6] = [
 /// What becomes unknown with a node. The network's condition is the control plane's own.
 const CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
+static EVICTIONS: Metric = Metric::counter(
+    "node_collector_evictions_total",
+    &["zone"],
+    "Number of Node evictions that happened since current instance of NodeController started.",
+);
+static UPDATE_SECONDS: Metric = Metric::histogram(
+    "node_collector_update_node_health_duration_seconds",
+    &[],
+    Buckets::Exponential { first: 0.001, factor: 4.0, count: 8 },
+    "Duration in seconds for NodeController to update the health of a single node.",
+);
+static ZONE_SIZE: Metric = Metric::gauge(
+    "node_collector_zone_size",
+    &["zone"],
+    "Gauge measuring number of registered Nodes per zones.",
+);
+static ZONE_HEALTH: Metric = Metric::gauge(
+    "node_collector_zone_health",
+    &["zone"],
+    "Gauge measuring percentage of healthy nodes per zone.",
+);
+static UNHEALTHY: Metric = Metric::gauge(
+    "node_collector_unhealthy_nodes_in_zone",
+    &["zone"],
+    "Gauge measuring number of not Ready Nodes per zones.",
+);
+
 /// Remembers when it saw each node's last sign of life, by its own clock: those of the nodes need not agree with it.
 #[derive(Default)]
 pub struct NodeLifecycle {
@@ -49,6 +77,8 @@ struct Seen {
 
 impl Controller for NodeLifecycle {
     const NAME: &'static str = "node-lifecycle-controller";
+    const QUEUE: &'static str = "node_lifecycle_controller";
+    const METRICS: &'static [&'static Metric] = &[&EVICTIONS, &UPDATE_SECONDS];
 
     fn watches(w: &mut Watches) {
         w.on(|w| &w.nodes, of_node)
@@ -58,56 +88,84 @@ impl Controller for NodeLifecycle {
 
     fn reconcile(&self, key: &Key, world: &World, now: Time) -> Plan {
         let mut plan = Plan::default();
-        let Some(node) = world.nodes.get(key) else {
-            if let Some(seen) = self.seen.lock().remove(key) {
-                let about = k8s_openapi::api::core::v1::ObjectReference {
-                    api_version: Some("v1".into()),
-                    kind: Some("Node".into()),
-                    name: Some(key.name.to_string()),
-                    uid: seen.uid,
-                    ..Default::default()
-                };
-                let message = format!("Node {} event: Removing Node {} from Controller", key.name, key.name);
-                plan.note(Note::normal(about, "RemovingNode", message));
-            }
-            return plan;
-        };
-        let at = self.observe(key, &node, world, now, &mut plan);
-        let ready = condition(&node, "Ready");
-        let grace = if ready.is_some() { MONITOR_GRACE } else { STARTUP_GRACE };
-        let deadline = at + grace;
-        let silent = now > deadline;
-        let mut node = (*node).clone();
-        if silent {
-            let was_ready = ready.is_some_and(|c| c.status == "True");
-            if let Some(op) = mark_unknown(&mut node, now) {
-                plan.because("the node has been silent for too long");
-                plan.op(op);
-                if was_ready {
-                    let message = format!("Node {} status is now: NodeNotReady", name(&node));
-                    plan.note(Note::normal(reference(&node), "NodeNotReady", message));
-                }
-                // The taints follow from the conditions as written: with the next look.
-                return plan;
-            }
-        } else {
-            plan.wake(deadline + SignedDuration::from_millis(1));
+        match world.nodes.get(key) {
+            Some(node) => self.look_at(key, &node, world, now, &mut plan),
+            None => self.forget(key, &mut plan),
         }
-        if let Some(op) = set_taints(&node, is_everything_down(world), now) {
+        plan
+    }
+
+    fn levels(&self, world: &World, levels: &mut Levels) {
+        let mut zones: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+        for node in world.nodes.list() {
+            let (all, unhealthy) = zones.entry(zone(&node)).or_default();
+            *all += 1;
+            *unhealthy += usize::from(!super::is_ready(&node));
+        }
+        for (zone, (all, unhealthy)) in &zones {
+            levels.set(&ZONE_SIZE, [zone], *all as f64);
+            levels.set(&ZONE_HEALTH, [zone], 100.0 * (all - unhealthy) as f64 / *all as f64);
+            levels.set(&UNHEALTHY, [zone], *unhealthy as f64);
+        }
+    }
+}
+
+/// Region and zone of a node in metrics; empty where it says neither (upstream's GetZoneKey).
+fn zone(node: &Node) -> String {
+    let label = |old: &str, new: &str| {
+        let labels = node.metadata.labels.as_ref()?;
+        labels.get(old).or_else(|| labels.get(new)).cloned()
+    };
+    let zone = label("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone");
+    let region = label("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region");
+    let (zone, region) = (zone.unwrap_or_default(), region.unwrap_or_default());
+    if zone.is_empty() && region.is_empty() { String::new() } else { format!("{region}:\0:{zone}") }
+}
+
+impl NodeLifecycle {
+    fn forget(&self, key: &Key, plan: &mut Plan) {
+        let Some(seen) = self.seen.lock().remove(key) else { return };
+        let about = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Node".into()),
+            name: Some(key.name.to_string()),
+            uid: seen.uid,
+            ..Default::default()
+        };
+        let message = format!("Node {} event: Removing Node {} from Controller", key.name, key.name);
+        plan.note(Note::normal(about, "RemovingNode", message));
+    }
+
+    fn look_at(&self, key: &Key, node: &Node, world: &World, now: Time, plan: &mut Plan) {
+        let seconds = |outcome: &Outcome<'_>| vec![UPDATE_SECONDS.of(outcome.took.as_secs_f64(), [])];
+        plan.measure = Some(Box::new(seconds));
+        let at = self.observe(key, node, world, now, plan);
+        let ready = condition(node, "Ready");
+        let deadline = at + if ready.is_some() { MONITOR_GRACE } else { STARTUP_GRACE };
+        if now <= deadline {
+            plan.wake(deadline + SignedDuration::from_millis(1));
+        } else if let Some(op) = mark_unknown(node, now) {
+            plan.because("the node has been silent for too long");
+            plan.op(op);
+            if ready.is_some_and(|c| c.status == "True") {
+                let message = format!("Node {} status is now: NodeNotReady", name(node));
+                plan.note(Note::normal(reference(node), "NodeNotReady", message));
+            }
+            // The taints follow from the conditions as written: with the next look.
+            return;
+        }
+        if let Some(op) = set_taints(node, is_everything_down(world), now) {
             plan.op(op);
         }
-        if condition(&node, "Ready").is_some_and(|c| c.status == "Unknown") {
-            for pod in world.pods.by_index(BY_NODE, name(&node)).iter().filter(|p| pods::is_ready(p)) {
+        if ready.is_some_and(|c| c.status == "Unknown") {
+            for pod in world.pods.by_index(BY_NODE, name(node)).iter().filter(|p| pods::is_ready(p)) {
                 let about = client::events::reference(&**pod);
                 let op = set_pod_status(pod, "Ready", "False", None, None, now);
                 plan.op(op.then(Note::warning(about, "NodeNotReady", "Node is not ready")));
             }
         }
-        plan
     }
-}
 
-impl NodeLifecycle {
     /// When the node last gave a sign of life.
     fn observe(&self, key: &Key, node: &Node, world: &World, now: Time, plan: &mut Plan) -> Time {
         let lease = world.leases.find("kube-node-lease", &key.name);
@@ -154,34 +212,29 @@ fn of_pod(delta: &Delta<k8s_openapi::api::core::v1::Pod>, world: &World) -> Vec<
     if unknown { vec![key] } else { Vec::new() }
 }
 
-/// Makes the conditions unknown; None where they are.
-fn mark_unknown(node: &mut Node, now: Time) -> Option<Op> {
-    let created = node.metadata.creation_timestamp.clone();
-    let conditions = node.status.get_or_insert_default().conditions.get_or_insert_default();
+/// Makes the conditions unknown; None where they are so already.
+fn mark_unknown(node: &Node, now: Time) -> Option<Op> {
     let mut changed = Vec::new();
     for kind in CONDITIONS {
-        match conditions.iter_mut().find(|c| c.type_ == kind) {
-            Some(c) if c.status == "Unknown" => {}
+        let unknown = |reason: &str, message: &str, last_heartbeat_time| NodeCondition {
+            type_: kind.into(),
+            status: "Unknown".into(),
+            reason: Some(reason.into()),
+            message: Some(message.into()),
+            last_heartbeat_time,
+            last_transition_time: Some(MetaTime(now)),
+        };
+        changed.push(match condition(node, kind) {
+            Some(c) if c.status == "Unknown" => continue,
             Some(c) => {
-                c.status = "Unknown".into();
-                c.reason = Some("NodeStatusUnknown".into());
-                c.message = Some("Kubelet stopped posting node status.".into());
-                c.last_transition_time = Some(MetaTime(now));
-                changed.push(c.clone());
+                let message = "Kubelet stopped posting node status.";
+                unknown("NodeStatusUnknown", message, c.last_heartbeat_time.clone())
             }
             None => {
-                let c = NodeCondition {
-                    type_: kind.into(),
-                    status: "Unknown".into(),
-                    reason: Some("NodeStatusNeverUpdated".into()),
-                    message: Some("Kubelet never posted node status.".into()),
-                    last_heartbeat_time: created.clone(),
-                    last_transition_time: Some(MetaTime(now)),
-                };
-                conditions.push(c.clone());
-                changed.push(c);
+                let message = "Kubelet never posted node status.";
+                unknown("NodeStatusNeverUpdated", message, node.metadata.creation_timestamp.clone())
             }
-        }
+        });
     }
     if changed.is_empty() {
         return None;
@@ -235,13 +288,19 @@ fn set_taints(node: &Node, everything_down: bool, now: Time) -> Option<Op> {
             });
         }
     }
-    if taints == spec.taints.unwrap_or_default() {
+    let before = spec.taints.unwrap_or_default();
+    if taints == before {
         return None;
     }
+    let evicts = |all: &[Taint]| all.iter().any(|t| ours(t) && t.effect == "NoExecute");
     let m = &node.metadata;
     let patch = json!({
         "metadata": {"uid": m.uid, "resourceVersion": m.resource_version},
         "spec": {"taints": taints},
     });
-    Some(Op::merge_patch(node, &patch))
+    let mut op = Op::merge_patch(node, &patch);
+    if evicts(&taints) && !evicts(&before) {
+        op = op.count(EVICTIONS.one([&zone(node)]));
+    }
+    Some(op)
 }

@@ -3,6 +3,7 @@
 
 use super::{OUT_OF_SERVICE, is_ready, set_pod_status};
 use crate::controller::{Controller, Watches};
+use crate::metrics::Metric;
 use crate::plan::{Action, NOT_FOUND, Op, Plan};
 use crate::pods;
 use crate::world::{BY_NODE, World};
@@ -18,6 +19,17 @@ const MAX_TERMINATED: usize = 12_500;
 /// How long a node must be missing before its pods go (upstream's quarantineTime).
 const QUARANTINE: SignedDuration = SignedDuration::from_secs(40);
 
+static DELETIONS: Metric = Metric::counter(
+    "pod_gc_collector_force_delete_pods_total",
+    &["namespace", "reason"],
+    "Number of pods that are being forcefully deleted since the Pod GC Controller started.",
+);
+static ERRORS: Metric = Metric::counter(
+    "pod_gc_collector_force_delete_pod_errors_total",
+    &["namespace", "reason"],
+    "Number of errors encountered when forcefully deleting the pods since the Pod GC Controller started.",
+);
+
 /// Keys are pods; nodes, as cluster-scoped names; and the empty key for the ended pods of the whole cluster. Remembers
 /// since when it misses each node.
 #[derive(Default)]
@@ -27,6 +39,8 @@ pub struct PodGc {
 
 impl Controller for PodGc {
     const NAME: &'static str = "pod-garbage-collector-controller";
+    const QUEUE: &'static str = "orphaned_pods_nodes";
+    const METRICS: &'static [&'static Metric] = &[&DELETIONS, &ERRORS];
 
     fn watches(w: &mut Watches) {
         w.on(|w| &w.pods, of_pod).on(|w| &w.nodes, of_node);
@@ -97,7 +111,7 @@ impl PodGc {
             let why = ("DeletionByPodGC", "PodGC: node no longer exists");
             let phase = (!pods::is_terminal(&pod)).then_some("Failed");
             plan.op(set_pod_status(&pod, "DisruptionTarget", "True", Some(why), phase, now));
-            plan.op(delete_now(&pod));
+            plan.op(delete_now(&pod, "orphaned"));
         }
         plan
     }
@@ -117,7 +131,7 @@ fn pod(key: &Key, world: &World) -> Plan {
         let patch = serde_json::json!({"metadata": {"uid": pod.metadata.uid}, "status": {"phase": "Failed"}});
         plan.op(Op::strategic_patch(&*pod, &patch).subresource("status").tolerating(&[NOT_FOUND]));
     }
-    plan.op(delete_now(&pod));
+    plan.op(delete_now(&pod, if unbound { "unscheduled" } else { "out-of-service" }));
     plan
 }
 
@@ -135,13 +149,16 @@ fn terminated(world: &World) -> Plan {
     });
     let mut plan = Plan::default();
     for pod in &ended[..excess] {
-        plan.op(delete_now(pod));
+        plan.op(delete_now(pod, "terminated"));
     }
     plan
 }
 
-fn delete_now(pod: &Pod) -> Op {
-    let mut op = Op::delete(pod);
+/// `reason`: in metrics.
+fn delete_now(pod: &Pod, reason: &str) -> Op {
+    let labels = [pod.metadata.namespace.as_deref().unwrap_or(""), reason];
+    let tried = DELETIONS.one(labels);
+    let mut op = Op::delete(pod).count(tried.clone()).count_failure(tried).count_failure(ERRORS.one(labels));
     if let Action::Delete { grace_seconds, .. } = &mut op.action {
         *grace_seconds = Some(0);
     }

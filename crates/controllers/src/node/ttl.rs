@@ -19,6 +19,7 @@ pub struct Ttl;
 
 impl Controller for Ttl {
     const NAME: &'static str = "ttl-controller";
+    const QUEUE: &'static str = "ttlcontroller";
 
     fn watches(w: &mut Watches) {
         w.on(|w| &w.nodes, of_node);

@@ -1,6 +1,6 @@
 //! What is to be done about a claim.
 
-use super::{about, bind, warning};
+use super::{about, bind, metrics, warning};
 use crate::plan::{Note, Op, Plan};
 use crate::world::{BY_CLAIM, World};
 use client::Key;
@@ -157,7 +157,7 @@ fn without_class(claim: &PersistentVolumeClaim, world: &World) -> Plan {
     let mut claim = claim.clone();
     claim.spec.get_or_insert_default().storage_class_name = class.metadata.name.clone();
     let mut plan = Plan::default();
-    plan.because("it gets the default class").op(Op::replace(&claim));
+    plan.because("it gets the default class").op(metrics::retroactive(Op::replace(&claim)));
     plan
 }
 

@@ -4,10 +4,12 @@
 //! statuses. Each round follows from what is there, so that it does not matter who began.
 
 mod claim;
+mod metrics;
 mod reclaim;
 mod volume;
 
 use crate::controller::{Controller, Watches};
+use crate::metrics::{Levels, Metric};
 use crate::plan::{Note, Op, Plan};
 use crate::world::World;
 use client::{Delta, Key};
@@ -54,6 +56,8 @@ pub struct Binder;
 
 impl Controller for Binder {
     const NAME: &'static str = "persistentvolume-binder-controller";
+    const QUEUE: &'static str = "claims";
+    const METRICS: &'static [&'static Metric] = metrics::ALL;
 
     fn watches(w: &mut Watches) {
         w.on(|w| &w.claims, of_claim)
@@ -73,6 +77,10 @@ impl Controller for Binder {
             Some(claim) => claim::reconcile(&claim, world),
             None => Plan::idle("the claim is gone"),
         }
+    }
+
+    fn levels(&self, world: &World, levels: &mut Levels) {
+        metrics::levels(world, levels);
     }
 }
 

@@ -35,15 +35,8 @@ pub(super) fn reconcile(volume: &PersistentVolume, world: &World) -> Plan {
 /// A check past the cache that the claim a volume is bound to does not exist.
 fn is_gone(key: &Key, instead: Option<&PersistentVolumeClaim>) -> Op {
     let uid = instead.and_then(|c| c.metadata.uid.clone());
-    Op {
-        target: Target::of::<PersistentVolumeClaim>(),
-        key: key.clone(),
-        subresource: "",
-        action: uid.map_or(Action::VerifyAbsent, |uid| Action::VerifyAlive { uid }),
-        then: None,
-        otherwise: Vec::new(),
-        tolerate: &[],
-    }
+    let check = uid.map_or(Action::VerifyAbsent, |uid| Action::VerifyAlive { uid });
+    Op::at(Target::of::<PersistentVolumeClaim>(), key.clone(), check)
 }
 
 /// The status with another phase; None where it is in it.

@@ -30,6 +30,7 @@ pub struct StatefulSets;
 
 impl Controller for StatefulSets {
     const NAME: &'static str = "statefulset-controller";
+    const QUEUE: &'static str = "statefulset";
 
     fn watches(w: &mut Watches) {
         w.own(|w| &w.stateful_sets)
