@@ -20,107 +20,146 @@ pub fn json_patch(doc: &mut Value, patch: &[u8]) -> Result<(), Error> {
         return Err(Error::TooManyOperations { max: MAX_JSON_PATCH_OPERATIONS, got: operations.len() });
     }
     let mut patched = doc.clone();
-    for mut operation in operations {
-        let text = |name: &str| operation.get(name).and_then(Value::as_str).map(str::to_owned);
-        let (kind, path, from) =
-            (text("op").unwrap_or_else(|| "unknown".to_owned()), text("path"), text("from"));
-        let value = operation.remove("value").unwrap_or_default();
-        step(&mut patched, &kind, path, from, value).map_err(Error::DoesNotApply)?;
+    for operation in operations {
+        Operation::new(operation).apply(&mut patched).map_err(Error::DoesNotApply)?;
     }
     *doc = patched;
     Ok(())
 }
 
-fn step(
-    doc: &mut Value,
-    kind: &str,
+/// One operation of a patch. A path that is missing is an error only once it is needed.
+struct Operation {
+    kind: String,
     path: Option<String>,
     from: Option<String>,
     value: Value,
-) -> Result<(), String> {
-    let no_path = || {
-        let why =
-            if matches!(kind, "add" | "remove" | "copy") { "" } else { "operation missing path field: " };
-        format!("{kind} operation failed to decode path: {why}missing value")
-    };
-    let no_from =
-        || format!("{kind} operation failed to decode from: operation, missing from field: missing value");
-    match kind {
-        "add" => {
-            let path = path.ok_or_else(no_path)?;
-            let (parent, key) = find(doc, &path).ok_or_else(|| {
-                format!("add operation does not apply: doc is missing path: \"{path}\": missing value")
-            })?;
-            add(parent, &key, value).map_err(|e| format!("error in add for path: '{path}': {e}"))
+}
+
+impl Operation {
+    fn new(mut fields: serde_json::Map<String, Value>) -> Self {
+        let text = |name: &str| fields.get(name).and_then(Value::as_str).map(str::to_owned);
+        Self {
+            kind: text("op").unwrap_or_else(|| "unknown".to_owned()),
+            path: text("path"),
+            from: text("from"),
+            value: fields.remove("value").unwrap_or_default(),
         }
-        "remove" => {
-            let path = path.ok_or_else(no_path)?;
-            let (parent, key) = find(doc, &path).ok_or_else(|| {
-                format!("remove operation does not apply: doc is missing path: \"{path}\": missing value")
-            })?;
-            remove(parent, &key).map_err(|e| format!("error in remove for path: '{path}': {e}"))
+    }
+
+    /// Errors are in the words of upstream's library.
+    fn apply(self, doc: &mut Value) -> Result<(), String> {
+        match self.kind.as_str() {
+            "add" => self.add(doc),
+            "remove" => self.remove(doc),
+            "replace" => self.replace(doc),
+            "move" => self.move_(doc),
+            "copy" => self.copy(doc),
+            "test" => self.test(doc),
+            other => Err(format!("Unexpected kind: {other}")),
         }
-        "replace" => {
-            let path = path.ok_or_else(no_path)?;
-            if path.is_empty() {
-                if !value.is_object() && !value.is_array() {
-                    return Err("replace operation value must be object or array: %!w(<nil>)".to_owned());
-                }
-                *doc = value;
-                return Ok(());
+    }
+
+    fn path(&self) -> Result<&str, String> {
+        let kind = &self.kind;
+        let why = match kind.as_str() {
+            "add" | "remove" | "copy" => "",
+            _ => "operation missing path field: ",
+        };
+        let missing = || format!("{kind} operation failed to decode path: {why}missing value");
+        self.path.as_deref().ok_or_else(missing)
+    }
+
+    fn from(&self) -> Result<&str, String> {
+        let kind = &self.kind;
+        let missing = || {
+            format!("{kind} operation failed to decode from: operation, missing from field: missing value")
+        };
+        self.from.as_deref().ok_or_else(missing)
+    }
+
+    /// Where the value of `move` and `copy` comes from.
+    fn find_from<'d>(&self, doc: &'d mut Value) -> Result<(&'d mut Value, String), String> {
+        let (kind, from) = (&self.kind, self.from()?);
+        find(doc, from).ok_or_else(|| {
+            format!("{kind} operation does not apply: doc is missing from path: {from}: missing value")
+        })
+    }
+
+    /// Where the value of `move` and `copy` goes to.
+    fn find_destination<'d>(&self, doc: &'d mut Value) -> Result<(&'d mut Value, String), String> {
+        let (kind, path) = (&self.kind, self.path()?);
+        find(doc, path).ok_or_else(|| {
+            format!("{kind} operation does not apply: doc is missing destination path: {path}: missing value")
+        })
+    }
+
+    fn add(mut self, doc: &mut Value) -> Result<(), String> {
+        let value = self.value.take();
+        let path = self.path()?;
+        let (parent, key) = find(doc, path).ok_or_else(|| {
+            format!("add operation does not apply: doc is missing path: \"{path}\": missing value")
+        })?;
+        let in_add = |e| format!("error in add for path: '{path}': {e}");
+        add(parent, &key, value).map_err(in_add)
+    }
+
+    fn remove(&self, doc: &mut Value) -> Result<(), String> {
+        let path = self.path()?;
+        let (parent, key) = find(doc, path).ok_or_else(|| {
+            format!("remove operation does not apply: doc is missing path: \"{path}\": missing value")
+        })?;
+        remove(parent, &key).map_err(|e| format!("error in remove for path: '{path}': {e}"))
+    }
+
+    fn replace(mut self, doc: &mut Value) -> Result<(), String> {
+        let value = self.value.take();
+        let path = self.path()?;
+        if path.is_empty() {
+            if !value.is_object() && !value.is_array() {
+                return Err("replace operation value must be object or array: %!w(<nil>)".to_owned());
             }
-            let missing = |what: &str| {
-                format!("replace operation does not apply: doc is missing {what}: {path}: missing value")
-            };
-            let (parent, key) = find(doc, &path).ok_or_else(|| missing("path"))?;
-            get(parent, &key).map_err(|_| missing("key"))?;
-            set(parent, &key, value);
-            Ok(())
+            *doc = value;
+            return Ok(());
         }
-        "move" => {
-            let from = from.ok_or_else(no_from)?;
-            let (parent, key) = find(doc, &from).ok_or_else(|| {
-                format!("move operation does not apply: doc is missing from path: {from}: missing value")
-            })?;
-            let in_move = |e: String| format!("error in move for path: '{key}': {e}");
-            let moved = get(parent, &key).map_err(in_move)?.cloned().unwrap_or_default();
-            remove(parent, &key).map_err(in_move)?;
-            let path = path.ok_or_else(no_path)?;
-            let (parent, key) = find(doc, &path).ok_or_else(|| {
-                format!(
-                    "move operation does not apply: doc is missing destination path: {path}: missing value"
-                )
-            })?;
-            add(parent, &key, moved).map_err(|e| format!("error in move for path: '{path}': {e}"))
+        let missing = |what: &str| {
+            format!("replace operation does not apply: doc is missing {what}: {path}: missing value")
+        };
+        let (parent, key) = find(doc, path).ok_or_else(|| missing("path"))?;
+        get(parent, &key).map_err(|_| missing("key"))?;
+        set(parent, &key, value);
+        Ok(())
+    }
+
+    fn move_(&self, doc: &mut Value) -> Result<(), String> {
+        let (parent, key) = self.find_from(doc)?;
+        let in_move = |e: String| format!("error in move for path: '{key}': {e}");
+        let moved = get(parent, &key).map_err(in_move)?.cloned().unwrap_or_default();
+        remove(parent, &key).map_err(in_move)?;
+        let path = self.path()?;
+        let (parent, key) = self.find_destination(doc)?;
+        add(parent, &key, moved).map_err(|e| format!("error in move for path: '{path}': {e}"))
+    }
+
+    fn copy(&self, doc: &mut Value) -> Result<(), String> {
+        let from = self.from()?;
+        let (parent, key) = self.find_from(doc)?;
+        let copied = get(parent, &key).map_err(|e| format!("error in copy for from: '{from}': {e}"))?;
+        let copied = copied.cloned().unwrap_or_default();
+        let (parent, key) = self.find_destination(doc)?;
+        add(parent, &key, copied).map_err(|e| format!("error while adding value during copy: {e}"))
+    }
+
+    fn test(&self, doc: &mut Value) -> Result<(), String> {
+        let path = self.path()?;
+        let failed = || format!("testing value {path} failed: test failed");
+        if path.is_empty() {
+            return if *doc == self.value { Ok(()) } else { Err(failed()) };
         }
-        "copy" => {
-            let from = from.ok_or_else(no_from)?;
-            let (parent, key) = find(doc, &from).ok_or_else(|| {
-                format!("copy operation does not apply: doc is missing from path: {from}: missing value")
-            })?;
-            let copied = get(parent, &key).map_err(|e| format!("error in copy for from: '{from}': {e}"))?;
-            let copied = copied.cloned().unwrap_or_default();
-            let path = path.ok_or_else(no_path)?;
-            let (parent, key) = find(doc, &path).ok_or_else(|| {
-                format!(
-                    "copy operation does not apply: doc is missing destination path: {path}: missing value"
-                )
-            })?;
-            add(parent, &key, copied).map_err(|e| format!("error while adding value during copy: {e}"))
-        }
-        "test" => {
-            let path = path.ok_or_else(no_path)?;
-            let failed = || format!("testing value {path} failed: test failed");
-            if path.is_empty() {
-                return if *doc == value { Ok(()) } else { Err(failed()) };
-            }
-            let (parent, key) = find(doc, &path).ok_or_else(|| {
-                format!("test operation does not apply: is missing path: {path}: missing value")
-            })?;
-            let found = get(parent, &key).map_err(|e| format!("error in test for path: '{path}': {e}"))?;
-            if found.unwrap_or(&Value::Null) == &value { Ok(()) } else { Err(failed()) }
-        }
-        other => Err(format!("Unexpected kind: {other}")),
+        let (parent, key) = find(doc, path).ok_or_else(|| {
+            format!("test operation does not apply: is missing path: {path}: missing value")
+        })?;
+        let found = get(parent, &key).map_err(|e| format!("error in test for path: '{path}': {e}"))?;
+        if found.unwrap_or(&Value::Null) == &self.value { Ok(()) } else { Err(failed()) }
     }
 }
 
