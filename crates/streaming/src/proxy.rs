@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_TYPE, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
-use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 
 use crate::translate::{self, ExecOptions, STREAM_PROTOCOLS};
@@ -92,13 +91,7 @@ async fn raw<B>(request: Request<B>, backend: Backend) -> Response<Full<Bytes>> 
             response.headers_mut().insert(name, value.clone());
         }
     }
-    let client = hyper::upgrade::on(request);
-    tokio::spawn(async move {
-        match client.await {
-            Ok(client) => upgrade::join(TokioIo::new(client), upgraded.io).await,
-            Err(error) => tracing::debug!(%error, "the client did not upgrade"),
-        }
-    });
+    upgrade::on_upgrade(request, |client| upgrade::join(client, upgraded.io));
     response
 }
 
@@ -111,12 +104,7 @@ fn command<B>(request: Request<B>, backend: Backend, options: ExecOptions) -> Re
         Ok(response) => response.map(|()| Full::default()),
         Err((status, message)) => return text(status, message),
     };
-    let client = hyper::upgrade::on(request);
-    tokio::spawn(async move {
-        let client = match client.await {
-            Ok(client) => TokioIo::new(client),
-            Err(error) => return tracing::debug!(%error, "the client did not upgrade"),
-        };
+    upgrade::on_upgrade(request, move |client| async move {
         let mut headers = spdy_headers(&STREAM_PROTOCOLS);
         headers.extend(backend.headers);
         let connect = upgrade_client(Method::POST, &backend.uri, headers, backend.tls);
@@ -141,13 +129,7 @@ async fn port_forward<B>(request: Request<B>, backend: Backend) -> Response<Full
         Ok(response) => response.map(|()| Full::default()),
         Err((status, message)) => return text(status, message),
     };
-    let client = hyper::upgrade::on(request);
-    tokio::spawn(async move {
-        match client.await {
-            Ok(client) => tunnel::join(TokioIo::new(client), upgraded.io).await,
-            Err(error) => tracing::debug!(%error, "the client did not upgrade"),
-        }
-    });
+    upgrade::on_upgrade(request, |client| tunnel::join(client, upgraded.io));
     response
 }
 
@@ -166,7 +148,7 @@ fn refusal(error: UpgradeError) -> Response<Full<Bytes>> {
     }
 }
 
-fn text(status: StatusCode, message: &str) -> Response<Full<Bytes>> {
+pub(crate) fn text(status: StatusCode, message: &str) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(message.to_owned())));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

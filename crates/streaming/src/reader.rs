@@ -4,15 +4,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures::{Sink, SinkExt, Stream, StreamExt};
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
-use hyper_util::rt::TokioIo;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
+use crate::proxy::text;
+use crate::upgrade::on_upgrade;
 use crate::websocket;
 
 /// How a client wants the bytes.
@@ -60,29 +60,15 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::fmt::Display + Send,
 {
-    let refuse = |status, message: &'static str| {
-        let mut response = Response::new(Full::from(message));
-        *response.status_mut() = status;
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        response
-    };
-    let Some(form) = Form::choose(request.headers()) else { return refuse(StatusCode::FORBIDDEN, "") };
+    let Some(form) = Form::choose(request.headers()) else { return text(StatusCode::FORBIDDEN, "") };
     let response = match websocket::accept(request.headers(), form.name()) {
         Ok(response) => response.map(|()| Full::default()),
-        Err((status, message)) => return refuse(status, message),
+        Err((status, message)) => return text(status, message),
     };
-    let client = hyper::upgrade::on(request);
-    tokio::spawn(async move {
-        match client.await {
-            Ok(client) => {
-                let io = TokioIo::new(client);
-                let socket =
-                    WebSocketStream::from_raw_socket(io, Role::Server, Some(websocket::config())).await;
-                let (sink, source) = socket.split();
-                carry(sink, source, form, body).await;
-            }
-            Err(error) => tracing::debug!(%error, "the client did not upgrade"),
-        }
+    on_upgrade(request, move |client| async move {
+        let socket = WebSocketStream::from_raw_socket(client, Role::Server, Some(websocket::config())).await;
+        let (sink, source) = socket.split();
+        carry(sink, source, form, body).await;
     });
     response
 }
@@ -124,6 +110,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderValue;
     use http::header::SEC_WEBSOCKET_PROTOCOL;
 
     fn chosen(offers: &'static str) -> Option<&'static str> {

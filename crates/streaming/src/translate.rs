@@ -39,19 +39,20 @@ pub struct ExecOptions {
 }
 
 impl ExecOptions {
-    /// Reads them off a query: of the API (`stdin=true`) or of the kubelet (`input=1`).
+    /// Reads them off a query: of the API, where all but `0` and `false` is true (upstream's
+    /// `Convert_Slice_string_To_bool`), or of the kubelet, whose names differ and for which only `1` is.
     pub fn from_query(query: &str) -> Self {
-        let is_set = |names: [&str; 2]| {
-            let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-            pairs.any(|(name, value)| {
-                names.contains(&name) && matches!(value, "1" | "true" | "True" | "TRUE" | "t")
-            })
+        let value = |name: &str| {
+            let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+            pairs.find(|(n, _)| *n == name).map(|(_, value)| value)
         };
+        let of_api = |name: &str| value(name).is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"));
+        let of_kubelet = |name: &str| value(name) == Some("1");
         Self {
-            stdin: is_set(["stdin", "input"]),
-            stdout: is_set(["stdout", "output"]),
-            stderr: is_set(["stderr", "error"]),
-            tty: is_set(["tty", "tty"]),
+            stdin: of_api("stdin") || of_kubelet("input"),
+            stdout: of_api("stdout") || of_kubelet("output"),
+            stderr: of_api("stderr") || of_kubelet("error"),
+            tty: of_api("tty"),
         }
     }
 }
@@ -265,35 +266,21 @@ async fn copy_out(
 async fn copy_in(
     mut source: impl FutureStream<Item = Result<Message, WsError>> + Unpin,
     protocol: Protocol,
-    mut stdin: Option<StreamWriter>,
-    mut resize: Option<StreamWriter>,
+    stdin: Option<StreamWriter>,
+    resize: Option<StreamWriter>,
 ) {
+    let mut streams = [(STDIN, stdin), (RESIZE, resize)];
     while let Some(Ok(message)) = source.next().await {
+        let Some(event) = protocol.decode(message) else { continue };
+        let (Event::Data(channel, _) | Event::CloseChannel(channel)) = event else { return };
+        // what is written on channels that the command does not have goes nowhere
+        let Some((_, Some(stream))) = streams.iter_mut().find(|(of, _)| *of == channel) else { continue };
         // a command that reads no more input makes writes fail; the session goes on
-        match protocol.decode(message) {
-            Some(Event::Data(STDIN, data)) => {
-                if let Some(stdin) = &mut stdin {
-                    let _ = stdin.write(data).await;
-                }
-            }
-            Some(Event::Data(RESIZE, data)) => {
-                if let Some(resize) = &mut resize {
-                    let _ = resize.write(data).await;
-                }
-            }
-            Some(Event::CloseChannel(STDIN)) => {
-                if let Some(stdin) = &mut stdin {
-                    let _ = stdin.finish().await;
-                }
-            }
-            Some(Event::CloseChannel(RESIZE)) => {
-                if let Some(resize) = &mut resize {
-                    let _ = resize.finish().await;
-                }
-            }
-            Some(Event::Closed) => return,
-            Some(Event::Data(..) | Event::CloseChannel(_)) | None => {}
-        }
+        let _ = match event {
+            Event::Data(_, data) => stream.write(data).await,
+            Event::CloseChannel(_) => stream.finish().await,
+            Event::Closed => return,
+        };
     }
 }
 
@@ -315,8 +302,21 @@ mod tests {
     #[test]
     fn options_are_read_off_both_kinds_of_query() {
         let all = ExecOptions { stdin: true, stdout: true, stderr: true, tty: false };
-        assert_eq!(ExecOptions::from_query("command=cat&stdin=true&stdout=true&stderr=true&tty=false"), all);
-        assert_eq!(ExecOptions::from_query("command=cat&input=1&output=1&error=1"), all);
+        let check = |query: &str, expect| assert_eq!(ExecOptions::from_query(query), expect, "{query}");
+        check("command=cat&stdin=true&stdout=true&stderr=true&tty=false", all);
+        check("command=cat&input=1&output=1&error=1", all);
+        check("stdin=yes&stdout&stderr=&tty=0", all);
+        check("stdin=False&stdin=true&input=true", ExecOptions::default());
+    }
+
+    /// A session with a client that speaks version 5, and a backend that speaks version 4.
+    fn session(
+        options: ExecOptions,
+        client: tokio::io::DuplexStream,
+        backend: tokio::io::DuplexStream,
+    ) -> tokio::task::JoinHandle<Option<Value>> {
+        let backend = async move { Ok((Connection::client(backend), V4)) };
+        tokio::spawn(run(client, Protocol::V5, options, backend))
     }
 
     /// A backend that answers stdin's content twice, on stdout, and `status` at the end of stdin.
@@ -350,13 +350,7 @@ mod tests {
         let (client, server) = tokio::io::duplex(1 << 16);
         let backend = tokio::spawn(echo_twice(far, failed));
         let options = ExecOptions { stdin: true, stdout: true, stderr: true, tty: false };
-        let session =
-            tokio::spawn(run(
-                server,
-                Protocol::V5,
-                options,
-                async move { Ok((Connection::client(near), V4)) },
-            ));
+        let session = session(options, server, near);
         let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
         client.send(Protocol::V5.encode(STDIN, b"abc")).await.unwrap();
         client.send(Message::binary(&b"\xff\x00"[..])).await.unwrap();
@@ -404,13 +398,7 @@ mod tests {
         let (client, server) = tokio::io::duplex(1 << 16);
         let (connection, mut incoming) = Connection::server(far);
         let options = ExecOptions { stdin: true, ..ExecOptions::default() };
-        let session =
-            tokio::spawn(run(
-                server,
-                Protocol::V5,
-                options,
-                async move { Ok((Connection::client(near), V4)) },
-            ));
+        let session = session(options, server, near);
         let mut held = Vec::new();
         for _ in 0..2 {
             let stream = incoming.recv().await.unwrap();

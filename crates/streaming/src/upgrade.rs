@@ -1,5 +1,6 @@
 //! Upgrading a connection to a backend, and joining two upgraded connections.
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -126,6 +127,22 @@ pub fn spdy_headers(protocols: &[&str]) -> HeaderMap {
         }
     }
     headers
+}
+
+/// Carries on with the client's connection, in a task of its own, once the answer to the request has upgraded it.
+pub(crate) fn on_upgrade<B, F>(
+    request: Request<B>,
+    carry_on: impl FnOnce(TokioIo<hyper::upgrade::Upgraded>) -> F + Send + 'static,
+) where
+    F: Future<Output = ()> + Send,
+{
+    let client = hyper::upgrade::on(request);
+    tokio::spawn(async move {
+        match client.await {
+            Ok(client) => carry_on(TokioIo::new(client)).await,
+            Err(error) => tracing::debug!(%error, "the client did not upgrade"),
+        }
+    });
 }
 
 /// Joins two connections until both directions have ended or one breaks.
