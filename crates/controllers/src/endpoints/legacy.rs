@@ -10,10 +10,13 @@ use crate::pods;
 use crate::world::World;
 use client::Key;
 use client::events::reference;
-use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
+use k8s_openapi::api::core::v1::{
+    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service, ServiceSpec,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meta::Time;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Addresses in one object at most (upstream's maxCapacity).
 const MAX_ADDRESSES: usize = 1000;
@@ -37,13 +40,8 @@ impl Controller for LegacyEndpoints {
         let current = world.endpoints.get(key);
         let Some(service) = world.services.get(key) else {
             let mut plan = Plan::idle("the service is gone");
-            let ours = |e: &&std::sync::Arc<Endpoints>| {
-                let m = &e.metadata;
-                m.labels.as_ref().is_some_and(|l| l.contains_key(MANAGED_BY))
-                    && !m.annotations.as_ref().is_some_and(|a| a.contains_key(LEADER))
-            };
-            if let Some(e) = current.as_ref().filter(ours) {
-                plan.op(Op::delete(&**e));
+            if let Some(e) = current.filter(|e| is_ours(e)) {
+                plan.op(Op::delete(&*e));
             }
             return plan;
         };
@@ -51,47 +49,10 @@ impl Controller for LegacyEndpoints {
             return Plan::idle("the service has no selector");
         };
         let pods = pods_of(&service, &selector, world);
-        let publish = spec.publish_not_ready_addresses == Some(true);
-        let v6 = spec.ip_families.iter().flatten().next().is_some_and(|f| f == "IPv6");
-        let mut found = Found::default();
-        for pod in &pods {
-            let wanted = !pods::is_terminal(pod)
-                && has_address(pod)
-                && (publish || pod.metadata.deletion_timestamp.is_none());
-            let Some(address) = addresses(pod, v6).into_iter().next().filter(|_| wanted) else { continue };
-            let ports = spec.ports.as_deref().unwrap_or(&[]);
-            let address = address_of(pod, &service, address);
-            let ready = publish || pods::is_ready(pod);
-            if ports.is_empty() && is_headless(spec) {
-                found.add(address.clone(), ready, None);
-            }
-            for port in ports {
-                if let Some(number) = find_port(pod, port) {
-                    let port = EndpointPort {
-                        name: port.name.clone().filter(|n| !n.is_empty()),
-                        port: number,
-                        protocol: port.protocol.clone(),
-                        app_protocol: port.app_protocol.clone(),
-                    };
-                    found.add(address.clone(), ready, Some(port));
-                }
-            }
-        }
-        let (subsets, truncated) = truncate(found.subsets());
-        let mut labels = service.metadata.labels.clone().unwrap_or_default();
-        labels.remove(HEADLESS_LABEL);
-        if is_headless(spec) {
-            labels.insert(HEADLESS_LABEL.into(), String::new());
-        }
-        labels.insert(MANAGED_BY.into(), ME.into());
-        if let Some(c) = &current {
-            let same = normal(c.subsets.clone().unwrap_or_default()) == normal(subsets.clone())
-                && c.metadata.labels.as_ref() == Some(&labels)
-                && c.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(OVER_CAPACITY))
-                    == truncated;
-            if same {
-                return Plan::idle("the endpoints are up to date");
-            }
+        let (subsets, truncated) = truncate(found(&service, spec, &pods).subsets());
+        let labels = labels_of(&service, spec);
+        if current.as_ref().is_some_and(|c| says(c, &subsets, &labels, truncated)) {
+            return Plan::idle("the endpoints are up to date");
         }
         let mut new = current.as_deref().cloned().unwrap_or_else(|| Endpoints {
             metadata: ObjectMeta {
@@ -121,6 +82,66 @@ impl Controller for LegacyEndpoints {
         plan.op(op);
         plan
     }
+}
+
+/// Whether Endpoints were written here, and are no lock of a leader election.
+fn is_ours(endpoints: &Endpoints) -> bool {
+    let m = &endpoints.metadata;
+    m.labels.as_ref().is_some_and(|l| l.contains_key(MANAGED_BY))
+        && !m.annotations.as_ref().is_some_and(|a| a.contains_key(LEADER))
+}
+
+/// The addresses of the pods, with the ports of the service.
+fn found(service: &Service, spec: &ServiceSpec, pods: &[Arc<Pod>]) -> Found {
+    let publish = spec.publish_not_ready_addresses == Some(true);
+    let v6 = spec.ip_families.iter().flatten().next().is_some_and(|f| f == "IPv6");
+    let ports = spec.ports.as_deref().unwrap_or(&[]);
+    let mut found = Found::default();
+    for pod in pods {
+        let wanted = !pods::is_terminal(pod)
+            && has_address(pod)
+            && (publish || pod.metadata.deletion_timestamp.is_none());
+        let Some(address) = addresses(pod, v6).into_iter().next().filter(|_| wanted) else { continue };
+        let address = address_of(pod, service, address);
+        let ready = publish || pods::is_ready(pod);
+        if ports.is_empty() && is_headless(spec) {
+            found.add(address.clone(), ready, None);
+        }
+        for port in ports {
+            let Some(number) = find_port(pod, port) else { continue };
+            let port = EndpointPort {
+                name: port.name.clone().filter(|n| !n.is_empty()),
+                port: number,
+                protocol: port.protocol.clone(),
+                app_protocol: port.app_protocol.clone(),
+            };
+            found.add(address.clone(), ready, Some(port));
+        }
+    }
+    found
+}
+
+/// The service's, and those that tell whose the Endpoints are.
+fn labels_of(service: &Service, spec: &ServiceSpec) -> BTreeMap<String, String> {
+    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    labels.remove(HEADLESS_LABEL);
+    if is_headless(spec) {
+        labels.insert(HEADLESS_LABEL.into(), String::new());
+    }
+    labels.insert(MANAGED_BY.into(), ME.into());
+    labels
+}
+
+fn says(
+    current: &Endpoints,
+    subsets: &[EndpointSubset],
+    labels: &BTreeMap<String, String>,
+    truncated: bool,
+) -> bool {
+    let m = &current.metadata;
+    normal(current.subsets.clone().unwrap_or_default()) == normal(subsets.to_vec())
+        && m.labels.as_ref() == Some(labels)
+        && m.annotations.as_ref().is_some_and(|a| a.contains_key(OVER_CAPACITY)) == truncated
 }
 
 fn address_of(pod: &Pod, service: &Service, ip: String) -> EndpointAddress {
@@ -177,26 +198,29 @@ impl Found {
     }
 }
 
-/// Keeps at most [`MAX_ADDRESSES`], the ready ones first; whether any had to go.
+/// Keeps at most [`MAX_ADDRESSES`], the ready ones first, of each subset in proportion; whether any had to go.
 fn truncate(mut subsets: Vec<EndpointSubset>) -> (Vec<EndpointSubset>, bool) {
-    let count = |s: &EndpointSubset| {
-        s.addresses.as_ref().map_or(0, Vec::len) + s.not_ready_addresses.as_ref().map_or(0, Vec::len)
-    };
-    if subsets.iter().map(count).sum::<usize>() <= MAX_ADDRESSES {
+    let count = |list: &Option<Vec<EndpointAddress>>| list.as_ref().map_or(0, Vec::len);
+    let ready: usize = subsets.iter().map(|s| count(&s.addresses)).sum();
+    let other: usize = subsets.iter().map(|s| count(&s.not_ready_addresses)).sum();
+    if ready + other <= MAX_ADDRESSES {
         return (subsets, false);
     }
-    let mut room = MAX_ADDRESSES;
-    let mut keep = |list: &mut Option<Vec<EndpointAddress>>| {
-        if let Some(all) = list {
-            all.truncate(room);
-            room -= all.len();
-            if all.is_empty() {
-                *list = None;
-            }
+    let too_many_ready = ready > MAX_ADDRESSES;
+    let (places, total) =
+        if too_many_ready { (MAX_ADDRESSES, ready) } else { (MAX_ADDRESSES - ready, other) };
+    let mut left = places;
+    for subset in &mut subsets {
+        if too_many_ready {
+            subset.not_ready_addresses = None;
         }
-    };
-    subsets.iter_mut().for_each(|s| keep(&mut s.addresses));
-    subsets.iter_mut().for_each(|s| keep(&mut s.not_ready_addresses));
+        let list = if too_many_ready { &mut subset.addresses } else { &mut subset.not_ready_addresses };
+        if let Some(all) = list {
+            all.truncate((all.len() * places).div_ceil(total).min(left));
+            left -= all.len();
+        }
+        list.take_if(|all| all.is_empty());
+    }
     subsets.retain(|s| s.addresses.is_some() || s.not_ready_addresses.is_some());
     (subsets, true)
 }

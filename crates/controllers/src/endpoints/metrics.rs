@@ -1,10 +1,9 @@
 //! What the controllers of slices count, under upstream's names.
 
-use super::slices::{MANAGED_BY, MAX_PER_SLICE, SERVICE_NAME, label, port_key};
+use super::slices::{MANAGED_BY, MAX_PER_SLICE, SERVICE_NAME, distribution, label, port_key};
 use crate::metrics::{Buckets, Levels, Metric, Sample};
 use crate::plan::Measure;
 use crate::world::World;
-use k8s_openapi::api::core::v1::ServiceSpec;
 use std::collections::{BTreeMap, HashMap};
 
 /// Of endpoints and addresses in one sync.
@@ -112,14 +111,13 @@ pub(super) struct Differences {
     pub removed: usize,
 }
 
-/// A service was looked at. `of_types`: what changed for each type of addresses. `slices`: how many slices are written.
-pub(super) fn synced(spec: &ServiceSpec, of_types: &[Differences], slices: usize) -> Measure {
+/// A service was looked at that prefers endpoints that are near in this way. `of_types`: what changed for each type of addresses. `slices`: how many slices are written.
+pub(super) fn synced(distribution: Option<&str>, of_types: &[Differences], slices: usize) -> Measure {
     let mut samples: Vec<Sample> = of_types
         .iter()
         .flat_map(|d| [ADDED.of(d.added as f64, []), REMOVED.of(d.removed as f64, [])])
         .collect();
-    let distribution = spec.traffic_distribution.as_deref().unwrap_or("");
-    let changed = CHANGED_PER_SYNC.of(slices as f64, ["Disabled", distribution]);
+    let changed = CHANGED_PER_SYNC.of(slices as f64, ["Disabled", distribution.unwrap_or("")]);
     Box::new(move |outcome| {
         if outcome.failure.is_none() {
             samples.push(changed);
@@ -152,8 +150,8 @@ pub(super) fn levels(world: &World, me: &str, levels: &mut Levels) {
     slices(world, me, &SLICES, levels);
     let mut by_distribution: BTreeMap<String, usize> = BTreeMap::new();
     for service in world.services.list() {
-        if let Some(kind) = service.spec.as_ref().and_then(|s| s.traffic_distribution.clone()) {
-            *by_distribution.entry(kind).or_default() += 1;
+        if let Some(kind) = distribution(&service) {
+            *by_distribution.entry(kind.to_owned()).or_default() += 1;
         }
     }
     for (kind, n) in by_distribution {

@@ -13,7 +13,9 @@ use crate::refs::controller_ref;
 use crate::world::{BY_SERVICE, World};
 use client::{Delta, Key};
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service, ServiceSpec};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{
+    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meta::Time;
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +26,11 @@ pub(super) const MAX_PER_SLICE: usize = 100;
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const ME: &str = "endpointslice-controller.k8s.io";
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
+const TOPOLOGY_AWARE_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+const PREFER_CLOSE: &str = "PreferClose";
+const PREFER_SAME_ZONE: &str = "PreferSameZone";
+const PREFER_SAME_NODE: &str = "PreferSameNode";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub struct EndpointSlices;
@@ -62,7 +69,7 @@ impl Controller for EndpointSlices {
         }
         changes.delete.extend(existing.into_iter().filter(|s| !types.contains(&s.address_type.as_str())));
         let mut plan = changes.plan(&service, trigger_time(&service, &pods));
-        plan.measure = Some(metrics::synced(spec, &differences, plan.steps.len()));
+        plan.measure = Some(metrics::synced(distribution(&service), &differences, plan.steps.len()));
         if let Some(node) = lost.first() {
             // Left out until pod GC or the late node makes it right.
             plan.retry = Some(format!("a pod of service {key} is on node {node}, which is not known"));
@@ -142,7 +149,11 @@ pub(super) fn identity(e: &Endpoint) -> Identity {
 fn same(a: &Endpoint, b: &Endpoint) -> bool {
     let target =
         |e: &Endpoint| e.target_ref.as_ref().map(|r| ObjectReference { resource_version: None, ..r.clone() });
-    a.node_name == b.node_name && a.zone == b.zone && a.conditions == b.conditions && target(a) == target(b)
+    a.node_name == b.node_name
+        && a.zone == b.zone
+        && a.hints == b.hints
+        && a.conditions == b.conditions
+        && target(a) == target(b)
 }
 
 /// Endpoints that share their ports.
@@ -162,6 +173,7 @@ fn wanted(
 ) -> BTreeMap<PortKey, Group> {
     let mut groups: BTreeMap<PortKey, Group> = BTreeMap::new();
     let publish = spec.publish_not_ready_addresses == Some(true);
+    let distribution = distribution(service);
     for pod in pods.iter().filter(|p| !pods::is_terminal(p) && has_address(p)) {
         let ports = ports_of(pod, spec);
         let group = groups.entry(port_key(&ports)).or_insert_with(|| Group { ports, ..Group::default() });
@@ -192,9 +204,33 @@ fn wanted(
             target_ref: Some(target(pod)),
             ..Default::default()
         };
+        let endpoint = Endpoint { hints: hints(distribution, &endpoint), ..endpoint };
         group.endpoints.insert(identity(&endpoint), endpoint);
     }
     groups
+}
+
+/// How near a service's clients want their endpoints (`trafficDistribution`, KEP-3015); None where they do not mind, or
+/// the service asks in the older way by annotation.
+pub(super) fn distribution(service: &Service) -> Option<&str> {
+    let annotated =
+        |name| service.metadata.annotations.as_ref().and_then(|a| a.get(name)).map(String::as_str);
+    let by_annotation = annotated(TOPOLOGY_MODE).or_else(|| annotated(TOPOLOGY_AWARE_HINTS));
+    if matches!(by_annotation, Some("Auto" | "auto")) {
+        return None;
+    }
+    let wanted = service.spec.as_ref()?.traffic_distribution.as_deref();
+    wanted.filter(|d| matches!(*d, PREFER_CLOSE | PREFER_SAME_ZONE | PREFER_SAME_NODE))
+}
+
+/// For whom a proxy should use an endpoint, where others are as good: those in its zone, or on its node.
+fn hints(distribution: Option<&str>, endpoint: &Endpoint) -> Option<EndpointHints> {
+    let ready = endpoint.conditions.as_ref().is_some_and(|c| c.ready == Some(true));
+    let distribution = distribution.filter(|_| ready)?;
+    let node = endpoint.node_name.clone().filter(|_| distribution == PREFER_SAME_NODE);
+    let for_zones = endpoint.zone.clone().map(|name| vec![ForZone { name }]);
+    let for_nodes = node.map(|name| vec![ForNode { name }]);
+    (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_nodes, for_zones })
 }
 
 fn ports_of(pod: &Pod, spec: &ServiceSpec) -> Vec<EndpointPort> {

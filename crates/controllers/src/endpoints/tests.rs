@@ -181,6 +181,71 @@ fn many_endpoints_are_packed_and_a_change_touches_one_slice() {
 }
 
 #[test]
+fn endpoints_are_hinted_where_a_service_prefers_what_is_near() {
+    let mut sim = sim(10);
+    let mut zoneless = pod(2, true, 8080);
+    zoneless["spec"]["nodeName"] = json!("elsewhere");
+    sim.api.put(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "elsewhere"}}));
+    sim.api.put(pod(0, true, 8080));
+    sim.api.put(pod(1, false, 8080));
+    sim.api.put(zoneless);
+    sim.api.put(service(plain()));
+    let mut check = |distribution: Value, annotations: Value, expect: [Value; 3]| {
+        sim.api.edit("services", "ns", "web", |s| {
+            s["spec"]["trafficDistribution"] = distribution.clone();
+            s["metadata"]["annotations"] = annotations;
+        });
+        settle(&mut sim);
+        let slices = sim.api.list("endpointslices");
+        let mut endpoints = slices[0]["endpoints"].as_array().unwrap().clone();
+        endpoints.sort_by_key(|e| e["addresses"][0].as_str().unwrap().to_owned());
+        let hints: Vec<Value> = endpoints.iter().map(|e| e["hints"].clone()).collect();
+        assert_eq!(hints, expect, "{distribution}");
+    };
+    let zone = json!({"forZones": [{"name": "z"}]});
+    check(Value::Null, Value::Null, [Value::Null, Value::Null, Value::Null]);
+    check(json!("PreferClose"), Value::Null, [zone.clone(), Value::Null, Value::Null]);
+    check(
+        json!("PreferSameNode"),
+        Value::Null,
+        [
+            json!({"forNodes": [{"name": "node"}], "forZones": [{"name": "z"}]}),
+            Value::Null,
+            json!({"forNodes": [{"name": "elsewhere"}]}),
+        ],
+    );
+    check(json!("PreferSameZone"), Value::Null, [zone, Value::Null, Value::Null]);
+    // the older way to ask for it rules the newer one out
+    let auto = json!({"service.kubernetes.io/topology-mode": "Auto"});
+    check(json!("PreferSameZone"), auto, [Value::Null, Value::Null, Value::Null]);
+}
+
+#[test]
+fn too_many_addresses_are_left_out_in_proportion() {
+    // ready and other pods for each of two ports; the ready and other addresses left of each
+    let check = |pods: [(usize, usize); 2], expect: &[(usize, usize)]| {
+        let mut sim = sim(11);
+        let mut n = 0;
+        for ((ready, other), port) in pods.into_iter().zip([8080, 9090]) {
+            for i in 0..ready + other {
+                sim.api.put(pod(n, i < ready, port));
+                n += 1;
+            }
+        }
+        sim.api.put(service(plain()));
+        settle(&mut sim);
+        let e = sim.api.get("endpoints", "ns", "web").unwrap();
+        assert_eq!(e["metadata"]["annotations"]["endpoints.kubernetes.io/over-capacity"], "truncated");
+        let count = |s: &Value, f: &str| s[f].as_array().map_or(0, Vec::len);
+        let subsets = e["subsets"].as_array().unwrap().iter();
+        let left: Vec<_> = subsets.map(|s| (count(s, "addresses"), count(s, "notReadyAddresses"))).collect();
+        assert_eq!(left, expect);
+    };
+    check([(900, 0), (300, 10)], &[(750, 0), (250, 0)]);
+    check([(500, 300), (300, 100)], &[(500, 150), (300, 50)]);
+}
+
+#[test]
 fn headless_services_are_labelled_and_name_their_hosts() {
     let mut sim = sim(8);
     sim.api.put(service(json!({"clusterIP": "None", "ipFamilies": ["IPv4"], "selector": {"app": "web"}})));
