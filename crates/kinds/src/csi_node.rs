@@ -2,7 +2,7 @@
 
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
 use crate::object::Registered;
-use crate::persistent_volume::check_driver_name;
+use crate::pod_spec::validate_csi_driver;
 use crate::strategy::plain;
 use crate::support::{FIELD_IMMUTABLE, age, json, no_change, push_invalid, typed_column};
 use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver};
@@ -52,7 +52,8 @@ fn validate(node: &CSINode) -> FieldErrors {
 }
 
 fn check_driver(driver: &CSINodeDriver, path: &Path) -> FieldErrors {
-    let mut errors = check_driver_name(&driver.name, &path.child("name"));
+    let mut errors = Vec::new();
+    validate_csi_driver(&mut errors, &driver.name, &path.child("name"));
     let id_path = path.child("nodeID");
     if driver.node_id.is_empty() {
         errors.push(FieldError::required(&id_path, ""));

@@ -14,6 +14,7 @@ pub mod core;
 pub mod csi_driver;
 pub mod csi_node;
 pub mod csi_storage_capacity;
+mod diff;
 pub mod endpoint_slice;
 pub mod endpoints;
 pub mod event;

@@ -1,13 +1,17 @@
 //! v1 PersistentVolume.
 
+use crate::diff::unified_diff;
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Subresource, Validate};
 use crate::object::Registered;
 use crate::pod_spec::defaults::canonical_resources;
+use crate::pod_spec::{
+    no_backsteps, validate_csi_driver, validate_host_path, validate_legacy, validate_node_selector,
+};
 use crate::resources::{amount_text, check_positive};
 use crate::strategy::{semantic_eq, spec_and_status_no_generation, status_access};
-use crate::support::{FIELD_IMMUTABLE, age, column, json, no_update_errors, or, push_invalid, text, wide};
+use crate::support::{FIELD_IMMUTABLE, age, column, json, no_update_errors, push_invalid, text, wide};
 use k8s_openapi::api::core::v1::{
-    CSIPersistentVolumeSource, HostPathVolumeSource, PersistentVolume, PersistentVolumeSpec, SecretReference,
+    CSIPersistentVolumeSource, PersistentVolume, PersistentVolumeSpec, SecretReference, Volume,
     VolumeNodeAffinity,
 };
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
@@ -18,9 +22,8 @@ pub(crate) const ACCESS_MODES: &[&str] =
     &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 pub(crate) const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
 const RECLAIM_POLICIES: &[&str] = &["Delete", "Recycle", "Retain"];
-const HOST_PATH_TYPES: &[&str] =
-    &["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
-const CSI_DRIVER_NAME_MAX: usize = 63;
+/// Mount options of old; `spec.mountOptions` has replaced it.
+const MOUNT_OPTIONS_ANNOTATION: &str = "volume.beta.kubernetes.io/mount-options";
 
 const COLUMNS: &[Column<PersistentVolume>] = &[
     column(
@@ -97,7 +100,7 @@ pub static PERSISTENT_VOLUME: Registered<PersistentVolume> = Registered::new(Kin
     storage: "persistentvolumes",
     name_rule: NameRule::DnsSubdomain,
     default,
-    validate: Validate { create: |v| validate_spec(v), update: validate_update },
+    validate: Validate { create: validate, update: validate_update },
     strategy: crate::kind::Strategy {
         warnings: |new, _| crate::warnings::objects::persistent_volume(new),
         prepare_create: |v| {
@@ -188,6 +191,37 @@ fn sources(spec: &PersistentVolumeSpec) -> Vec<&'static str> {
     all.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect()
 }
 
+fn validate(volume: &PersistentVolume) -> FieldErrors {
+    let mut errors = validate_spec(volume);
+    let annotations = volume.metadata.annotations.as_ref();
+    let mountable = volume.spec.as_ref().is_some_and(takes_mount_options);
+    if !mountable && annotations.is_some_and(|a| a.contains_key(MOUNT_OPTIONS_ANNOTATION)) {
+        let path = Path::new("metadata").child("annotations").child(MOUNT_OPTIONS_ANNOTATION);
+        errors.push(FieldError::forbidden(&path, "may not specify mount options for this volume type"));
+    }
+    errors
+}
+
+/// Whether the annotation of mount options, which the field has replaced, means something to the volume's type.
+fn takes_mount_options(spec: &PersistentVolumeSpec) -> bool {
+    const TYPES: &[&str] = &[
+        "gcePersistentDisk",
+        "awsElasticBlockStore",
+        "glusterfs",
+        "nfs",
+        "rbd",
+        "quobyte",
+        "iscsi",
+        "cinder",
+        "cephFS",
+        "azureFile",
+        "vsphereVolume",
+        "azureDisk",
+        "photonPersistentDisk",
+    ];
+    sources(spec).iter().any(|source| TYPES.contains(source))
+}
+
 fn validate_spec(volume: &PersistentVolume) -> FieldErrors {
     let empty = PersistentVolumeSpec::default();
     let spec = volume.spec.as_ref().unwrap_or(&empty);
@@ -210,7 +244,7 @@ fn validate_spec(volume: &PersistentVolume) -> FieldErrors {
     }
     match given.first() {
         None => errors.push(FieldError::required(&path, "must specify a volume type")),
-        Some(first) => errors.extend(source(spec, first, &path)),
+        Some(first) => errors.extend(source(volume, spec, first, &path)),
     }
     if policy == "Recycle" && spec.host_path.as_ref().is_some_and(|h| is_root(&h.path)) {
         errors.push(FieldError::forbidden(&policy_path, "may not be 'recycle' for a hostPath mount of '/'"));
@@ -260,80 +294,47 @@ fn is_root(path: &str) -> bool {
 
 fn node_affinity(affinity: &VolumeNodeAffinity, path: &Path) -> FieldErrors {
     let path = path.child("required");
+    let mut errors = Vec::new();
     match &affinity.required {
-        None => vec![FieldError::required(&path, "must specify required node constraints")],
-        Some(required) if required.node_selector_terms.is_empty() => {
-            let path = path.child("nodeSelectorTerms");
-            vec![FieldError::required(&path, "must have at least one node selector term")]
-        }
-        Some(_) => Vec::new(),
+        None => errors.push(FieldError::required(&path, "must specify required node constraints")),
+        Some(required) => validate_node_selector(&mut errors, required, &path),
     }
+    errors
 }
 
-fn source(spec: &PersistentVolumeSpec, name: &str, path: &Path) -> FieldErrors {
-    let path = path.child(name);
+fn source(volume: &PersistentVolume, spec: &PersistentVolumeSpec, name: &str, path: &Path) -> FieldErrors {
+    let at = path.child(name);
     let mut errors = Vec::new();
-    let require =
-        |field: &str, value: &str| value.is_empty().then(|| FieldError::required(&path.child(field), ""));
-    if let (Some(source), "hostPath") = (&spec.host_path, name) {
-        errors.extend(host_path(source, &path));
-    }
-    if let (Some(nfs), "nfs") = (&spec.nfs, name) {
-        errors.extend(require("server", &nfs.server));
-        errors.extend(require("path", &nfs.path));
-        if !nfs.path.starts_with('/') {
-            errors.push(FieldError::invalid(&path.child("path"), &nfs.path, "must be an absolute path"));
+    match name {
+        "hostPath" => spec.host_path.iter().for_each(|h| validate_host_path(&mut errors, h, &at)),
+        "local" => {
+            let local = spec.local.as_ref().map_or("", |l| &l.path);
+            if local.is_empty() {
+                errors.push(FieldError::required(&at.child("path"), ""));
+            }
+            no_backsteps(&mut errors, local, || at.child("path"));
+            if spec.node_affinity.is_none() {
+                let why = "Local volume requires node affinity";
+                errors.push(FieldError::required(&path.child("nodeAffinity"), why));
+            }
         }
-    }
-    if let (Some(local), "local") = (&spec.local, name) {
-        errors.extend(require("path", &local.path));
-        errors.extend(no_backsteps(&local.path, &path.child("path")));
-        if spec.node_affinity.is_none() {
-            let path = Path::new("spec").child("nodeAffinity");
-            errors.push(FieldError::required(&path, "Local volume requires node affinity"));
-        }
-    }
-    if let (Some(csi), "csi") = (&spec.csi, name) {
-        errors.extend(csi_source(csi, &path));
+        "csi" => spec.csi.iter().for_each(|csi| errors.extend(csi_source(csi, &at))),
+        _ => validate_legacy(&mut errors, &as_pods_have_it(volume, spec), name, path),
     }
     errors
 }
 
-fn host_path(source: &HostPathVolumeSource, path: &Path) -> FieldErrors {
-    let at = path.child("path");
-    if source.path.is_empty() {
-        return vec![FieldError::required(&at, "")];
-    }
-    let mut errors = no_backsteps(&source.path, &at);
-    if let Some(kind) = source.type_.as_deref().filter(|t| !HOST_PATH_TYPES.contains(t)) {
-        errors.push(FieldError::not_supported(&path.child("type"), kind, HOST_PATH_TYPES));
-    }
-    errors
-}
-
-fn no_backsteps(value: &str, path: &Path) -> FieldErrors {
-    if value.split('/').any(|part| part == "..") {
-        return vec![FieldError::invalid(path, value, "must not contain '..'")];
-    }
-    Vec::new()
-}
-
-/// Errors of a CSI driver's name.
-pub(crate) fn check_driver_name(name: &str, path: &Path) -> FieldErrors {
-    let mut errors = Vec::new();
-    if name.is_empty() {
-        errors.push(FieldError::required(path, ""));
-    }
-    if name.len() > CSI_DRIVER_NAME_MAX {
-        errors.push(FieldError::too_long(path, CSI_DRIVER_NAME_MAX));
-    }
-    let lower = name.to_lowercase();
-    push_invalid(&mut errors, path, name, rules::is_dns1123_subdomain(&lower));
-    errors
+/// A volume of a pod with the same source: those of network storage have the same fields, but for the namespaces
+/// of secrets.
+fn as_pods_have_it(volume: &PersistentVolume, spec: &PersistentVolumeSpec) -> Volume {
+    let mut fields = json(spec);
+    fields["name"] = text(volume.metadata.name.as_ref()).into();
+    serde_json::from_value(fields).expect("what volumes of pods share has the same types")
 }
 
 fn csi_source(csi: &CSIPersistentVolumeSource, path: &Path) -> FieldErrors {
-    let mut errors = check_driver_name(&csi.driver, &path.child("driver"));
+    let mut errors = Vec::new();
+    validate_csi_driver(&mut errors, &csi.driver, &path.child("driver"));
     if csi.volume_handle.is_empty() {
         errors.push(FieldError::required(&path.child("volumeHandle"), ""));
     }
@@ -344,9 +345,16 @@ fn csi_source(csi: &CSIPersistentVolumeSource, path: &Path) -> FieldErrors {
         ("nodeExpandSecretRef", &csi.node_expand_secret_ref),
     ];
     for (field, secret) in secrets.into_iter().filter_map(|(f, s)| Some((f, s.as_ref()?))) {
-        for (part, value) in [("name", &secret.name), ("namespace", &secret.namespace)] {
-            if or(text(value.as_ref()), "").is_empty() {
-                errors.push(FieldError::required(&path.child(field).child(part), ""));
+        let rules: [(&str, &Option<String>, fn(&str) -> Vec<String>); 2] = [
+            ("name", &secret.name, rules::is_dns1123_subdomain),
+            ("namespace", &secret.namespace, rules::is_dns1123_label),
+        ];
+        for (part, value, rule) in rules {
+            let (value, path) = (text(value.as_ref()), path.child(field).child(part));
+            if value.is_empty() {
+                errors.push(FieldError::required(&path, ""));
+            } else {
+                push_invalid(&mut errors, &path, value, rule(value));
             }
         }
     }
@@ -354,7 +362,7 @@ fn csi_source(csi: &CSIPersistentVolumeSource, path: &Path) -> FieldErrors {
 }
 
 fn validate_update(new: &PersistentVolume, old: &PersistentVolume) -> FieldErrors {
-    let mut errors = validate_spec(new);
+    let mut errors = validate(new);
     let (Some(is), Some(was)) = (&new.spec, &old.spec) else { return errors };
     let mut is_source = source_only(is);
     let was_source = source_only(was);
@@ -365,20 +373,16 @@ fn validate_update(new: &PersistentVolume, old: &PersistentVolume) -> FieldError
         a.controller_expand_secret_ref = None;
     }
     if !semantic_eq(&is_source, &was_source) {
-        errors.push(FieldError::forbidden(
-            &Path::new("spec").child("persistentvolumesource"),
-            "spec.persistentvolumesource is immutable after creation",
-        ));
+        let diff = unified_diff(&was_source, &is_source);
+        let why = format!("spec.persistentvolumesource is immutable after creation\n{diff}");
+        errors.push(FieldError::forbidden(&Path::new("spec").child("persistentvolumesource"), why));
     }
     if is.volume_mode != was.volume_mode {
         errors.push(FieldError::invalid(&Path::new("volumeMode"), is.volume_mode.clone(), FIELD_IMMUTABLE));
     }
     if was.node_affinity.is_some() && !semantic_eq(&is.node_affinity, &was.node_affinity) {
-        errors.push(FieldError::invalid(
-            &Path::new("nodeAffinity"),
-            json(&is.node_affinity),
-            FIELD_IMMUTABLE,
-        ));
+        let why = format!("{FIELD_IMMUTABLE}, except for updating from beta label to GA");
+        errors.push(FieldError::invalid(&Path::new("nodeAffinity"), json(&is.node_affinity), why));
     }
     if was.volume_attributes_class_name.is_some() && is.volume_attributes_class_name.is_none() {
         let path = Path::new("spec").child("volumeAttributesClassName");
@@ -407,7 +411,7 @@ fn source_only(spec: &PersistentVolumeSpec) -> PersistentVolumeSpec {
 mod tests {
     use super::*;
     use crate::support::testing::{lines, object};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     #[test]
     fn refusals() {
@@ -445,6 +449,58 @@ mod tests {
                 "spec.accessModes: Forbidden: may not use ReadWriteOncePod with other access modes",
                 "spec.local: Forbidden: may not specify more than 1 volume type",
             ],
+        );
+    }
+
+    #[test]
+    fn sources_and_affinity_are_checked_as_pods_are() {
+        let check = |value: Value, expect: &[&str]| {
+            let mut spec = json!({"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"]});
+            spec.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
+            assert_eq!(lines(&validate(&object(json!({"metadata": {"name": "v"}, "spec": spec})))), expect);
+        };
+        check(
+            json!({"nfs": {"server": "s", "path": "p"}}),
+            &["spec.nfs.path: Invalid value: \"p\": must be an absolute path"],
+        );
+        check(
+            json!({"iscsi": {"targetPortal": "10.0.0.1", "iqn": "disk", "lun": 0}}),
+            &["spec.iscsi.iqn: Invalid value: \"disk\": must be valid format starting with iqn, eui, or naa"],
+        );
+        check(json!({"csi": {"driver": "", "volumeHandle": "h"}}), &["spec.csi.driver: Required value"]);
+        check(
+            json!({"csi": {"driver": "d", "volumeHandle": "h", "nodePublishSecretRef": {"name": "a", "namespace": "A"}}}),
+            &[
+                "spec.csi.nodePublishSecretRef.namespace: Invalid value: \"A\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
+            ],
+        );
+        let of = |requirement: Value| {
+            json!({"local": {"path": "/d"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [requirement]}]}}})
+        };
+        check(of(json!({"key": "kubernetes.io/hostname", "operator": "In", "values": ["a"]})), &[]);
+        check(
+            of(json!({"key": "kubernetes.io/hostname", "operator": "In"})),
+            &[
+                "spec.nodeAffinity.required.nodeSelectorTerms[0].matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'",
+            ],
+        );
+    }
+
+    #[test]
+    fn the_source_stays_and_its_change_is_shown() {
+        let volume = |path: &str| -> PersistentVolume {
+            object(
+                json!({"spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "hostPath": {"path": path}}}),
+            )
+        };
+        assert_eq!(lines(&validate_update(&volume("/a"), &volume("/a"))), [""; 0]);
+        assert_eq!(
+            lines(&validate_update(&volume("/b"), &volume("/a"))),
+            [concat!(
+                "spec.persistentvolumesource: Forbidden: spec.persistentvolumesource is immutable after creation\n",
+                "@@ -1,5 +1,5 @@\n {\n  \"hostPath\": {\n-  \"path\": \"/a\"\n+  \"path\": \"/b\"\n  }\n }\n",
+            )]
         );
     }
 }

@@ -1,10 +1,11 @@
 //! v1 PersistentVolumeClaim.
 
+use crate::diff::unified_diff;
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Subresource, Validate};
 use crate::object::Registered;
 use crate::persistent_volume::{CLASS_ANNOTATION, VOLUME_MODES, check_access_modes, short_modes};
 use crate::pod_spec::defaults::canonical_resources;
-use crate::resources::{amount_text, check_positive};
+use crate::resources::{amount_text, check_positive, is_native};
 use crate::strategy::{semantic_eq, spec_and_status_no_generation, status_access};
 use crate::support::{FIELD_IMMUTABLE, age, column, push_invalid, text, wide};
 use k8s_openapi::api::core::v1::{
@@ -13,6 +14,15 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, Quantity, validation as rules};
+
+/// How far the resize of a resource can have come (KEP-1790).
+const RESIZE_STATES: &[&str] = &[
+    "ControllerResizeInProgress",
+    "ControllerResizeInfeasible",
+    "NodeResizeInProgress",
+    "NodeResizeInfeasible",
+    "NodeResizePending",
+];
 
 const COLUMNS: &[Column<PersistentVolumeClaim>] = &[
     column("Status", "phase represents the current phase of PersistentVolumeClaim.", |c| {
@@ -81,11 +91,11 @@ pub static PERSISTENT_VOLUME_CLAIM: Registered<PersistentVolumeClaim> = Register
         prepare_create: |c| {
             c.status =
                 Some(PersistentVolumeClaimStatus { phase: Some("Pending".to_owned()), ..Default::default() });
-            join_sources(c);
+            prepare_sources(c.spec.get_or_insert_default(), None);
         },
         prepare_update: |new, old| {
-            new.status = old.status.clone();
-            join_sources(new);
+            new.status.clone_from(&old.status);
+            prepare_sources(new.spec.get_or_insert_default(), old.spec.as_ref());
         },
         ..spec_and_status_no_generation!(PersistentVolumeClaim)
     },
@@ -113,9 +123,27 @@ fn default(claim: &mut PersistentVolumeClaim) {
     }
 }
 
+/// Drops data sources that cannot be had and brings the two forms of the field together (KEP-1495).
+fn prepare_sources(spec: &mut PersistentVolumeClaimSpec, old: Option<&PersistentVolumeClaimSpec>) {
+    let elsewhere = spec.data_source_ref.as_ref().is_some_and(|r| !text(r.namespace.as_ref()).is_empty());
+    // behind an alpha gate upstream (CrossNamespaceVolumeDataSource)
+    if elsewhere && old.is_none_or(|o| o.data_source_ref.is_none()) {
+        spec.data_source_ref = None;
+    }
+    // a client from before `dataSourceRef` gets an empty volume where `dataSource` names what it did not take then
+    let had_source = old.is_some_and(|o| o.data_source.is_some() || o.data_source_ref.is_some());
+    let is_known = |s: &TypedLocalObjectReference| {
+        let kind = (text(s.api_group.as_ref()), s.kind.as_str());
+        matches!(kind, ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot"))
+    };
+    if !had_source && spec.data_source_ref.is_none() && !spec.data_source.as_ref().is_some_and(is_known) {
+        spec.data_source = None;
+    }
+    join_sources(spec);
+}
+
 /// `dataSource` and `dataSourceRef` are two forms of one field: whichever is given fills the other.
-fn join_sources(claim: &mut PersistentVolumeClaim) {
-    let spec = claim.spec.get_or_insert_default();
+fn join_sources(spec: &mut PersistentVolumeClaimSpec) {
     match (&spec.data_source, &spec.data_source_ref) {
         (Some(source), None) => {
             spec.data_source_ref = Some(TypedObjectReference {
@@ -205,6 +233,12 @@ fn sources(spec: &PersistentVolumeClaimSpec, path: &Path) -> FieldErrors {
     if let Some(s) = &spec.data_source_ref {
         check("dataSourceRef", s.api_group.as_ref(), &s.kind, &s.name);
     }
+    if let Some(namespace) = spec.data_source_ref.as_ref().and_then(|s| s.namespace.as_ref())
+        && !namespace.is_empty()
+    {
+        let path = path.child("dataSourceRef").child("namespace");
+        push_invalid(&mut errors, &path, namespace, rules::is_dns1123_label(namespace));
+    }
     if let (Some(a), Some(b)) = (&spec.data_source, &spec.data_source_ref) {
         let why = if !text(b.namespace.as_ref()).is_empty() {
             Some("may not be specified when dataSourceRef.namespace is specified")
@@ -228,10 +262,7 @@ fn validate_update(new: &PersistentVolumeClaim, old: &PersistentVolumeClaim) -> 
     if text(was.volume_name.as_ref()).is_empty() {
         allowed.volume_name = was.volume_name.clone();
     }
-    // a claim that was made before there was a default class takes it later
-    if was.storage_class_name.is_none() && volume_name(old).is_empty() {
-        allowed.storage_class_name = None;
-    }
+    errors.extend(class_change(&mut allowed.storage_class_name, new, old));
     if bound {
         if let (Some(resources), Some(before)) = (&mut allowed.resources, requested(was)) {
             resources.requests.get_or_insert_default().insert("storage".to_owned(), before.clone());
@@ -239,10 +270,15 @@ fn validate_update(new: &PersistentVolumeClaim, old: &PersistentVolumeClaim) -> 
         allowed.volume_attributes_class_name = was.volume_attributes_class_name.clone();
     }
     if !semantic_eq(&allowed, was) {
-        errors.push(FieldError::forbidden(
-            &Path::new("spec"),
-            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
-        ));
+        let mut before = was.clone();
+        if text(was.volume_name.as_ref()).is_empty() {
+            (before.volume_name, allowed.volume_name) = (is.volume_name.clone(), is.volume_name.clone());
+        }
+        let diff = unified_diff(&before, &allowed);
+        let why = format!(
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n{diff}"
+        );
+        errors.push(FieldError::forbidden(&Path::new("spec"), why));
     }
     let size = |q: Option<&ApiQuantity>| q.map(Quantity::of).unwrap_or_default();
     let actual = old.status.as_ref().and_then(|s| s.capacity.as_ref()?.get("storage"));
@@ -270,21 +306,70 @@ fn validate_update(new: &PersistentVolumeClaim, old: &PersistentVolumeClaim) -> 
     errors
 }
 
+/// A claim without a class takes one once, whether it had none or named it by the annotation of old; else the
+/// annotation stays. `allowed` is the new class, put back where it may change.
+fn class_change(
+    allowed: &mut Option<String>,
+    new: &PersistentVolumeClaim,
+    old: &PersistentVolumeClaim,
+) -> Option<FieldError> {
+    fn annotation(claim: &PersistentVolumeClaim) -> Option<&String> {
+        claim.metadata.annotations.as_ref()?.get(CLASS_ANNOTATION)
+    }
+    let (is, was) = (annotation(new), annotation(old));
+    let had_none = old.spec.as_ref().is_some_and(|s| s.storage_class_name.is_none());
+    let takes_annotated = had_none && was.is_some() && allowed.as_ref() == was;
+    if had_none && allowed.is_some() && (was.is_none() || takes_annotated) {
+        *allowed = None;
+    }
+    if takes_annotated && is.is_none_or(|is| Some(is) == was) {
+        return None;
+    }
+    (text(is) != text(was)).then(|| {
+        let path = Path::new("metadata").child("annotations").child(CLASS_ANNOTATION);
+        FieldError::invalid(&path, text(is), FIELD_IMMUTABLE)
+    })
+}
+
 fn validate_status(new: &PersistentVolumeClaim, _: &PersistentVolumeClaim) -> FieldErrors {
-    let path = Path::new("status").child("capacity");
-    let capacity = new.status.as_ref().and_then(|s| s.capacity.as_ref());
-    capacity
-        .into_iter()
-        .flatten()
-        .filter(|(_, amount)| Quantity::of(amount).is_negative())
-        .map(|(name, amount)| {
-            FieldError::invalid(
-                &path.key(name),
-                Quantity::of(amount).value(),
-                "must be a valid resource quantity",
-            )
-        })
-        .collect()
+    let Some(status) = &new.status else { return Vec::new() };
+    let path = Path::new("status");
+    let mut errors = Vec::new();
+    for (name, amount) in status.capacity.iter().flatten() {
+        errors.extend(check_basic(amount, &path.child("capacity").key(name)));
+    }
+    let at = path.child("allocatedResourceStatuses");
+    for (name, state) in status.allocated_resource_statuses.iter().flatten() {
+        errors.extend(check_claim_resource(name, &at));
+        if !RESIZE_STATES.contains(&state.as_str()) {
+            // upstream shows the resource, not its state
+            errors.push(FieldError::not_supported(&at, name, RESIZE_STATES));
+        }
+    }
+    let at = path.child("allocatedResources");
+    for (name, amount) in status.allocated_resources.iter().flatten() {
+        let refused = check_claim_resource(name, &at);
+        if refused.is_empty() {
+            errors.extend(check_basic(amount, &at.key(name)));
+        }
+        errors.extend(refused);
+    }
+    errors
+}
+
+fn check_basic(amount: &ApiQuantity, path: &Path) -> Option<FieldError> {
+    let value = Quantity::of(amount).value();
+    (value < 0).then(|| FieldError::invalid(path, value, "must be a valid resource quantity"))
+}
+
+/// The name of what a claim has of its volume: `storage`, or one that somebody else defines.
+fn check_claim_resource(name: &str, path: &Path) -> FieldErrors {
+    let mut errors = Vec::new();
+    push_invalid(&mut errors, path, name, rules::is_qualified_name(name));
+    if errors.is_empty() && is_native(name) && name != "storage" {
+        errors.push(FieldError::not_supported(path, name, &["storage"]));
+    }
+    errors
 }
 
 #[cfg(test)]
@@ -336,8 +421,76 @@ mod tests {
         check(
             "3Gi",
             "Pending",
+            &[concat!(
+                "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n",
+                "@@ -4,7 +4,7 @@\n  ],\n  \"resources\": {\n   \"requests\": {\n-   \"storage\": \"2Gi\"\n+   \"storage\": \"3Gi\"\n   }\n  },\n  \"volumeMode\": \"Filesystem\"\n",
+            )],
+        );
+    }
+
+    #[test]
+    fn data_sources_of_old_and_from_elsewhere_are_dropped() {
+        let prepared = |source: Value, reference: Value| {
+            let mut claim: PersistentVolumeClaim =
+                object(json!({"spec": {"dataSource": source, "dataSourceRef": reference}}));
+            (PERSISTENT_VOLUME_CLAIM.kind.strategy.prepare_create)(&mut claim);
+            let spec = claim.spec.unwrap();
+            (spec.data_source.map(|s| s.kind), spec.data_source_ref.map(|s| s.kind))
+        };
+        let both = |kind: &str| (Some(kind.to_owned()), Some(kind.to_owned()));
+        let (claim, book) = (
+            json!({"kind": "PersistentVolumeClaim", "name": "c"}),
+            json!({"apiGroup": "x.io", "kind": "Book", "name": "b"}),
+        );
+        assert_eq!(prepared(claim.clone(), Value::Null), both("PersistentVolumeClaim"));
+        assert_eq!(prepared(book.clone(), Value::Null), (None, None));
+        assert_eq!(prepared(Value::Null, book), both("Book"));
+        let mut elsewhere = claim;
+        elsewhere["namespace"] = json!("other");
+        assert_eq!(prepared(Value::Null, elsewhere), (None, None));
+    }
+
+    #[test]
+    fn a_class_is_taken_once() {
+        let check = |old: Value, new: Value, expect: &[&str]| {
+            let (new, old) = (object::<PersistentVolumeClaim>(new), object(old));
+            let mut class = new.spec.as_ref().and_then(|s| s.storage_class_name.clone());
+            let error = class_change(&mut class, &new, &old);
+            assert_eq!(lines(&error.into_iter().collect()), expect);
+            class
+        };
+        let of = |annotation: Option<&str>, class: Option<&str>| {
+            let annotations: std::collections::BTreeMap<_, _> =
+                annotation.map(|a| (CLASS_ANNOTATION, a)).into_iter().collect();
+            json!({"metadata": {"annotations": annotations}, "spec": {"storageClassName": class}})
+        };
+        let changed = "metadata.annotations.volume.beta.kubernetes.io/storage-class: Invalid value: \"\": field is immutable";
+        assert_eq!(check(of(None, None), of(None, Some("fast")), &[]), None);
+        assert_eq!(check(of(None, Some("slow")), of(None, Some("fast")), &[]).as_deref(), Some("fast"));
+        assert_eq!(check(of(Some("fast"), None), of(None, Some("fast")), &[]), None);
+        assert_eq!(
+            check(of(Some("slow"), None), of(None, Some("fast")), &[changed]).as_deref(),
+            Some("fast")
+        );
+    }
+
+    #[test]
+    fn a_status_names_resources_and_states_that_there_are() {
+        let check = |status: Value, expect: &[&str]| {
+            let claim: PersistentVolumeClaim = object(json!({ "status": status }));
+            assert_eq!(lines(&validate_status(&claim, &claim)), expect);
+        };
+        check(
+            json!({"capacity": {"storage": "1Gi"}, "allocatedResources": {"storage": "2Gi", "x.io/iops": "5"},
+                "allocatedResourceStatuses": {"storage": "NodeResizePending"}}),
+            &[],
+        );
+        check(
+            json!({"capacity": {"storage": "-1"}, "allocatedResources": {"cpu": "1"}, "allocatedResourceStatuses": {"storage": "Done"}}),
             &[
-                "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
+                "status.capacity[storage]: Invalid value: -1: must be a valid resource quantity",
+                "status.allocatedResourceStatuses: Unsupported value: \"storage\": supported values: \"ControllerResizeInProgress\", \"ControllerResizeInfeasible\", \"NodeResizeInProgress\", \"NodeResizeInfeasible\", \"NodeResizePending\"",
+                "status.allocatedResources: Unsupported value: \"cpu\": supported values: \"storage\"",
             ],
         );
     }

@@ -4,7 +4,7 @@ use crate::kind::{
     Cell, Column, Kind, NameRule, Names, Scope, StatusAccess, Strategy, Subresource, Validate,
 };
 use crate::object::Registered;
-use crate::persistent_volume::check_driver_name;
+use crate::pod_spec::validate_csi_driver;
 use crate::strategy::{plain, semantic_eq};
 use crate::support::{FIELD_IMMUTABLE, age, column, json, no_change, push_invalid, text, typed_column};
 use k8s_openapi::api::storage::v1::{VolumeAttachment, VolumeError};
@@ -79,7 +79,8 @@ pub static VOLUME_ATTACHMENT: Registered<VolumeAttachment> = Registered::new(Kin
 fn validate(attachment: &VolumeAttachment) -> FieldErrors {
     let spec = &attachment.spec;
     let path = Path::new("spec");
-    let mut errors = check_driver_name(&spec.attacher, &path.child("attacher"));
+    let mut errors = Vec::new();
+    validate_csi_driver(&mut errors, &spec.attacher, &path.child("attacher"));
     let source = path.child("source");
     match (&spec.source.inline_volume_spec, spec.source.persistent_volume_name.as_deref()) {
         (None, None) => errors.push(FieldError::required(&source, EXACTLY_ONE)),

@@ -9,7 +9,7 @@ mod stateful_set;
 
 pub(crate) use common::{
     at_most_100_percent, available_are_ready, container_images, container_names, counts_within, labels_match,
-    positive_int_or_percent, readable, selector_json,
+    positive_int_or_percent, readable, runs_forever, selector_json,
 };
 pub use controller_revision::CONTROLLER_REVISION;
 pub use daemon_set::DAEMON_SET;

@@ -7,7 +7,6 @@ mod pod_status;
 mod pod_template;
 mod pod_update;
 mod replication_controller;
-mod spec_diff;
 
 pub use pod::POD;
 pub use pod_template::POD_TEMPLATE;

@@ -1,6 +1,6 @@
 //! What may change in a pod through each of its paths (upstream's `ValidatePod*Update`).
 
-use super::spec_diff::unified_diff;
+use crate::diff::unified_diff;
 use crate::pod_spec::validate::{
     validate_pod_annotations, validate_pod_only, validate_pod_spec_of, validate_profiles_match,
 };

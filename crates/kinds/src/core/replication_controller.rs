@@ -1,11 +1,13 @@
 //! v1 ReplicationController, the ReplicaSet's predecessor.
 
-use crate::apps::{available_are_ready, container_images, container_names, counts_within};
+use crate::apps::{
+    available_are_ready, container_images, container_names, counts_within, labels_match, runs_forever,
+};
 use crate::kind::{
     Cell, Column, Kind, NameRule, Names, ScaleAccess, Scope, Selectable, Subresource, Validate,
 };
 use crate::object::Registered;
-use crate::pod_spec::{default_pod_template, validate_pod_template_for_controller};
+use crate::pod_spec::{default_pod_template, validate_pod_template};
 use crate::strategy::{spec_and_status, status_access};
 use crate::support::{age, format_labels, nonnegative, or_zero, typed_column, wide};
 use k8s_openapi::api::core::v1::{PodSpec, ReplicationController, ReplicationControllerStatus};
@@ -124,12 +126,14 @@ fn validate(r: &ReplicationController) -> FieldErrors {
     nonnegative(&mut errors, &path, &[("replicas", or_zero(spec.replicas))]);
     match &spec.template {
         None => errors.push(FieldError::required(&path.child("template"), "")),
-        Some(template) => errors.extend(validate_pod_template_for_controller(
-            template,
-            &selector(r),
-            &path.child("template"),
-            "ReplicationController",
-        )),
+        Some(template) => {
+            let path = path.child("template");
+            if !selector(r).is_everything() {
+                labels_match(&mut errors, &selector(r), template, &path);
+            }
+            errors.extend(validate_pod_template(template, &path));
+            runs_forever(&mut errors, template, &path, "ReplicationController");
+        }
     }
     errors
 }

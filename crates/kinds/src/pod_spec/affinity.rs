@@ -2,7 +2,7 @@
 
 use super::refuse_each;
 use k8s_openapi::api::core::v1::{
-    Affinity, NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm,
+    Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm,
     WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -39,13 +39,7 @@ pub(super) fn validate_affinity(errors: &mut FieldErrors, affinity: &Affinity, p
 
 fn validate_node_affinity(errors: &mut FieldErrors, affinity: &NodeAffinity, path: &Path) {
     if let Some(selector) = &affinity.required_during_scheduling_ignored_during_execution {
-        let path = path.child(REQUIRED).child("nodeSelectorTerms");
-        if selector.node_selector_terms.is_empty() {
-            errors.push(FieldError::required(&path, "must have at least one node selector term"));
-        }
-        for (i, term) in selector.node_selector_terms.iter().enumerate() {
-            validate_node_term(errors, term, true, &path.index(i));
-        }
+        validate_node_selector(errors, selector, &path.child(REQUIRED));
     }
     for (i, term) in
         affinity.preferred_during_scheduling_ignored_during_execution.iter().flatten().enumerate()
@@ -56,6 +50,17 @@ fn validate_node_affinity(errors: &mut FieldErrors, affinity: &NodeAffinity, pat
         }
         // a preference that no node can meet does no harm
         validate_node_term(errors, &term.preference, false, &path.child("preference"));
+    }
+}
+
+/// What a pod or a volume requires of its node.
+pub(crate) fn validate_node_selector(errors: &mut FieldErrors, selector: &NodeSelector, path: &Path) {
+    let path = path.child("nodeSelectorTerms");
+    if selector.node_selector_terms.is_empty() {
+        errors.push(FieldError::required(&path, "must have at least one node selector term"));
+    }
+    for (i, term) in selector.node_selector_terms.iter().enumerate() {
+        validate_node_term(errors, term, true, &path.index(i));
     }
 }
 

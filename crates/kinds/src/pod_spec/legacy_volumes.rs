@@ -17,7 +17,7 @@ const MAX_QUOBYTE_TENANT: usize = 64;
 const MAX_ISCSI_NAME_AND_PORTAL: usize = 64;
 
 /// `source`: the field's name as [`super::volumes::sources`] says.
-pub(super) fn validate_legacy(errors: &mut FieldErrors, v: &Volume, source: &str, path: &Path) {
+pub(crate) fn validate_legacy(errors: &mut FieldErrors, v: &Volume, source: &str, path: &Path) {
     let mut need = |fields: &[(&str, &str)], source: &str| {
         for (field, value) in fields {
             required(errors, || path.child(source).child(field), value);

@@ -18,9 +18,13 @@ pub(crate) mod validate;
 mod volume_mounts;
 mod volumes;
 
+pub(crate) use affinity::validate_node_selector;
 pub(crate) use claims::validate_claim_spec;
 pub use defaults::{default_claim_spec, default_pod, default_pod_spec, default_pod_template};
-pub use validate::{validate_pod_template, validate_pod_template_for_controller};
+pub(crate) use legacy_volumes::validate_legacy;
+pub use validate::validate_pod_template;
+pub(crate) use volume_mounts::no_backsteps;
+pub(crate) use volumes::{validate_csi_driver, validate_host_path};
 
 use meta::{FieldError, FieldErrors, Path};
 

@@ -19,7 +19,7 @@ use meta::validation::{
     is_dns1123_label, is_dns1123_subdomain, is_dns1123_subdomain_with_underscore, is_qualified_name,
     validate_annotations, validate_labels,
 };
-use meta::{FieldError, FieldErrors, Json, LabelSelector, Path};
+use meta::{FieldError, FieldErrors, Json, Path};
 use std::collections::BTreeMap;
 
 const MAX_DNS_NAMESERVERS: usize = 3;
@@ -91,38 +91,6 @@ pub(crate) fn validate_profiles_match(
         validate_seccomp_matches(errors, annotations, spec, path);
         validate_app_armor_matches(errors, annotations, spec, path);
     }
-}
-
-/// As [`validate_pod_template`], for a controller that keeps pods running and selects them by `selector`.
-/// `kind` is the Kubernetes kind, for messages.
-pub fn validate_pod_template_for_controller(
-    template: &PodTemplateSpec,
-    selector: &LabelSelector,
-    path: &Path,
-    kind: &str,
-) -> FieldErrors {
-    let mut errors = Vec::new();
-    let empty = BTreeMap::new();
-    let labels = template.metadata.as_ref().and_then(|m| m.labels.as_ref()).unwrap_or(&empty);
-    if !selector.is_everything() && !selector.matches(labels) {
-        let at = path.child("metadata").child("labels");
-        errors.push(FieldError::invalid(&at, Json(labels), "`selector` does not match template `labels`"));
-    }
-    errors.extend(validate_pod_template(template, path));
-    let spec = template.spec.as_ref();
-    let policy = text(spec.and_then(|s| s.restart_policy.as_ref()));
-    if policy != "Always" {
-        errors.push(FieldError::not_supported(
-            &path.child("spec").child("restartPolicy"),
-            policy,
-            &["Always"],
-        ));
-    }
-    if spec.is_some_and(|s| s.active_deadline_seconds.is_some()) {
-        let why = format!("activeDeadlineSeconds in {kind} is not Supported");
-        errors.push(FieldError::forbidden(&path.child("spec").child("activeDeadlineSeconds"), why));
-    }
-    errors
 }
 
 /// Annotations that mean something to pods.
@@ -222,19 +190,7 @@ pub(crate) fn validate_pod_spec_of(
         validate_affinity(errors, affinity, &path.child("affinity"));
     }
     validate_dns(errors, spec.dns_config.as_ref(), dns_policy, path);
-    for (i, gate) in spec.readiness_gates.iter().flatten().enumerate() {
-        let kind = &gate.condition_type;
-        let at = || path.child("readinessGates").index(i).child("conditionType");
-        refuse_each(errors, at, kind, is_qualified_name(kind));
-    }
-    let gates = spec.scheduling_gates.as_deref().unwrap_or_default();
-    for (i, gate) in gates.iter().enumerate() {
-        let at = || path.child("schedulingGates").index(i);
-        refuse_each(errors, at, &gate.name, is_qualified_name(&gate.name));
-        if gates[..i].iter().any(|g| g.name == gate.name) {
-            errors.push(FieldError::duplicate(&at(), &gate.name));
-        }
-    }
+    validate_readiness_and_scheduling_gates(errors, spec, path);
     if let Some(constraints) = &spec.topology_spread_constraints {
         validate_spread_constraints(errors, constraints, &path.child("topologySpreadConstraints"));
     }
@@ -252,13 +208,7 @@ pub(crate) fn validate_pod_spec_of(
     if let Some(tolerations) = &spec.tolerations {
         validate_tolerations(errors, tolerations, &path.child("tolerations"));
     }
-    for (i, alias) in spec.host_aliases.iter().flatten().enumerate() {
-        let at = path.child("hostAliases").index(i);
-        errors.extend(check_ip(&at.child("ip"), &alias.ip, &[]));
-        for (j, name) in alias.hostnames.iter().flatten().enumerate() {
-            refuse_each(errors, || at.child("hostnames").index(j), name, is_dns1123_subdomain(name));
-        }
-    }
+    validate_host_aliases(errors, spec, path);
     validate_names(errors, path, &[("priorityClassName", &spec.priority_class_name)], is_dns1123_subdomain);
     if let Some(class) = &spec.runtime_class_name {
         refuse_each(errors, || path.child("runtimeClassName"), class, is_dns1123_subdomain(class));
@@ -270,16 +220,45 @@ pub(crate) fn validate_pod_spec_of(
         validate_overhead(errors, overhead, &path.child("overhead"));
     }
     validate_os(errors, spec, path);
-    if let Some(group) = &spec.scheduling_group {
-        let at = || path.child("schedulingGroup").child("podGroupName");
-        match group.pod_group_name.as_deref() {
-            None => {
-                errors.push(FieldError::invalid(&at(), None::<String>, "must specify one of: `podGroupName`"))
-            }
-            Some(name) => refuse_each(errors, at, name, is_dns1123_subdomain(name)),
+    validate_scheduling_group(errors, spec, path);
+    validate_file_key_volumes(errors, spec, path);
+}
+
+fn validate_readiness_and_scheduling_gates(errors: &mut FieldErrors, spec: &PodSpec, path: &Path) {
+    for (i, gate) in spec.readiness_gates.iter().flatten().enumerate() {
+        let kind = &gate.condition_type;
+        let at = || path.child("readinessGates").index(i).child("conditionType");
+        refuse_each(errors, at, kind, is_qualified_name(kind));
+    }
+    let gates = spec.scheduling_gates.as_deref().unwrap_or_default();
+    for (i, gate) in gates.iter().enumerate() {
+        let at = || path.child("schedulingGates").index(i);
+        refuse_each(errors, at, &gate.name, is_qualified_name(&gate.name));
+        if gates[..i].iter().any(|g| g.name == gate.name) {
+            errors.push(FieldError::duplicate(&at(), &gate.name));
         }
     }
-    validate_file_key_volumes(errors, spec, path);
+}
+
+fn validate_host_aliases(errors: &mut FieldErrors, spec: &PodSpec, path: &Path) {
+    for (i, alias) in spec.host_aliases.iter().flatten().enumerate() {
+        let at = path.child("hostAliases").index(i);
+        errors.extend(check_ip(&at.child("ip"), &alias.ip, &[]));
+        for (j, name) in alias.hostnames.iter().flatten().enumerate() {
+            refuse_each(errors, || at.child("hostnames").index(j), name, is_dns1123_subdomain(name));
+        }
+    }
+}
+
+fn validate_scheduling_group(errors: &mut FieldErrors, spec: &PodSpec, path: &Path) {
+    let Some(group) = &spec.scheduling_group else { return };
+    let at = || path.child("schedulingGroup").child("podGroupName");
+    match group.pod_group_name.as_deref() {
+        None => {
+            errors.push(FieldError::invalid(&at(), None::<String>, "must specify one of: `podGroupName`"))
+        }
+        Some(name) => refuse_each(errors, at, name, is_dns1123_subdomain(name)),
+    }
 }
 
 /// Names that must be of a form where they are set.

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, Volume, VolumeMount};
 use meta::{FieldError, FieldErrors, Path};
 
 /// Refuses `..` among the elements of a path.
-pub(super) fn no_backsteps(errors: &mut FieldErrors, value: &str, at: impl Fn() -> Path) {
+pub(crate) fn no_backsteps(errors: &mut FieldErrors, value: &str, at: impl Fn() -> Path) {
     if value.split('/').any(|part| part == "..") {
         errors.push(FieldError::invalid(&at(), value, "must not contain '..'"));
     }

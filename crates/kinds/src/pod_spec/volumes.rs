@@ -176,7 +176,7 @@ fn validate_source(errors: &mut FieldErrors, v: &Volume, is_pod: bool, pod_name:
     }
 }
 
-fn validate_host_path(errors: &mut FieldErrors, host: &HostPathVolumeSource, path: &Path) {
+pub(crate) fn validate_host_path(errors: &mut FieldErrors, host: &HostPathVolumeSource, path: &Path) {
     if host.path.is_empty() {
         errors.push(FieldError::required(&path.child("path"), ""));
         return;
@@ -187,7 +187,8 @@ fn validate_host_path(errors: &mut FieldErrors, host: &HostPathVolumeSource, pat
     }
 }
 
-fn validate_csi_driver(errors: &mut FieldErrors, driver: &str, path: &Path) {
+/// The name of a CSI driver, wherever it is given.
+pub(crate) fn validate_csi_driver(errors: &mut FieldErrors, driver: &str, path: &Path) {
     if driver.is_empty() {
         errors.push(FieldError::required(path, ""));
         return;

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 
 pub const IPV4: &str = "IPv4";
 pub const IPV6: &str = "IPv6";
+const SINGLE_STACK: &str = "SingleStack";
 
 /// The family of an address: `IPv4` or `IPv6`.
 pub fn family_of(ip: &str) -> &'static str {
@@ -92,7 +93,7 @@ pub fn init(new: &mut Service, old: Option<&Service>, cluster: &[&'static str]) 
     let headless_selectorless = cluster_ip(is) == CLUSTER_IP_NONE && selectorless;
     if is.ip_family_policy.is_none() {
         let before = old.and_then(|o| spec(o).ip_family_policy.clone());
-        let otherwise = if headless_selectorless { "RequireDualStack" } else { "SingleStack" };
+        let otherwise = if headless_selectorless { "RequireDualStack" } else { SINGLE_STACK };
         is.ip_family_policy = Some(before.unwrap_or_else(|| otherwise.to_owned()));
     }
     let errors = validate::validate_cluster_ips(new, old);
@@ -100,40 +101,78 @@ pub fn init(new: &mut Service, old: Option<&Service>, cluster: &[&'static str]) 
         return errors;
     }
     let is = new.spec.get_or_insert_default();
-    let path = Path::new("spec");
-    let policy_path = path.child("ipFamilyPolicy");
     let policy = text(is.ip_family_policy.as_ref()).to_owned();
-    let single = policy == "SingleStack";
-    let mut errors = Vec::new();
-    let mut refuse_policy = |why: &str| errors.push(FieldError::invalid(&policy_path, policy.as_str(), why));
-
-    if let Some(was) = old.map(spec) {
-        if single {
-            if same_cluster_ips(was, is) {
-                is.cluster_ips.iter_mut().for_each(|c| c.truncate(1));
-            }
-            if ip_families(was) == ip_families(is) {
-                is.ip_families.iter_mut().for_each(|f| f.truncate(1));
-            }
-        } else {
-            if reduced(cluster_ips(was), cluster_ips(is)) {
-                refuse_policy("must be 'SingleStack' to release the secondary cluster IP");
-            }
-            if reduced(ip_families(was), ip_families(is)) {
-                refuse_policy("must be 'SingleStack' to release the secondary IP family");
-            }
+    let errors = match old.map(spec) {
+        Some(was) => release_secondary(is, was, &policy),
+        None => Vec::new(),
+    };
+    let errors =
+        [errors, refuse_two_of_a_single_stack(is, &policy), families_of_cluster_ips(is, cluster)].concat();
+    if !errors.is_empty() {
+        return errors;
+    }
+    // what has no endpoints of its own may have families that the cluster has not
+    if !headless_selectorless {
+        let errors = refuse_unconfigured(is, &policy, cluster);
+        if !errors.is_empty() {
+            return errors;
         }
     }
-    if single && cluster_ips(is).len() == 2 {
-        refuse_policy(
-            "must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified",
-        );
+    let families = is.ip_families.get_or_insert_default();
+    if families.is_empty() {
+        families.push(cluster.first().copied().unwrap_or(IPV4).to_owned());
     }
-    if single && ip_families(is).len() == 2 {
-        refuse_policy(
-            "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified",
-        );
+    let dual = policy != SINGLE_STACK && (headless_selectorless || cluster.len() == 2);
+    if dual && families.len() == 1 {
+        families.push(if families[0] == IPV4 { IPV6 } else { IPV4 }.to_owned());
     }
+    Vec::new()
+}
+
+fn refuse_policy(policy: &str, why: &str) -> FieldError {
+    FieldError::invalid(&Path::new("spec").child("ipFamilyPolicy"), policy, why)
+}
+
+/// A service that becomes single-stack gives up what is second, where the client leaves that as it was; another
+/// may not give it up.
+fn release_secondary(is: &mut ServiceSpec, was: &ServiceSpec, policy: &str) -> FieldErrors {
+    if policy == SINGLE_STACK {
+        if same_cluster_ips(was, is) {
+            is.cluster_ips.iter_mut().for_each(|c| c.truncate(1));
+        }
+        if ip_families(was) == ip_families(is) {
+            is.ip_families.iter_mut().for_each(|f| f.truncate(1));
+        }
+        return Vec::new();
+    }
+    let mut errors = Vec::new();
+    if reduced(cluster_ips(was), cluster_ips(is)) {
+        errors.push(refuse_policy(policy, "must be 'SingleStack' to release the secondary cluster IP"));
+    }
+    if reduced(ip_families(was), ip_families(is)) {
+        errors.push(refuse_policy(policy, "must be 'SingleStack' to release the secondary IP family"));
+    }
+    errors
+}
+
+fn refuse_two_of_a_single_stack(is: &ServiceSpec, policy: &str) -> FieldErrors {
+    if policy != SINGLE_STACK {
+        return Vec::new();
+    }
+    [("cluster IPs", cluster_ips(is)), ("IP families", ip_families(is))]
+        .into_iter()
+        .filter(|(_, values)| values.len() == 2)
+        .map(|(what, _)| {
+            let why =
+                format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified");
+            refuse_policy(policy, &why)
+        })
+        .collect()
+}
+
+/// Fills the families that given addresses imply.
+fn families_of_cluster_ips(is: &mut ServiceSpec, cluster: &[&'static str]) -> FieldErrors {
+    let mut errors = Vec::new();
     for (i, ip) in cluster_ips(is).to_vec().iter().enumerate() {
         if ip == CLUSTER_IP_NONE {
             break;
@@ -146,43 +185,25 @@ pub fn init(new: &mut Service, old: Option<&Service>, cluster: &[&'static str]) 
             is.ip_families.get_or_insert_default().push(family.to_owned());
         } else {
             errors.push(FieldError::invalid(
-                &path.child("clusterIPs").index(i),
+                &Path::new("spec").child("clusterIPs").index(i),
                 json(&is.cluster_ips),
                 format!("{family} is not configured on this cluster"),
             ));
         }
     }
-    if !errors.is_empty() {
-        return errors;
+    errors
+}
+
+fn refuse_unconfigured(is: &ServiceSpec, policy: &str, cluster: &[&'static str]) -> FieldErrors {
+    let mut errors = Vec::new();
+    if policy == "RequireDualStack" && cluster.len() < 2 {
+        errors.push(refuse_policy(policy, "this cluster is not configured for dual-stack services"));
     }
-    let primary = cluster.first().copied().unwrap_or(IPV4);
-    if !headless_selectorless {
-        if policy == "RequireDualStack" && cluster.len() < 2 {
-            errors.push(FieldError::invalid(
-                &policy_path,
-                policy.as_str(),
-                "this cluster is not configured for dual-stack services",
-            ));
+    for (i, family) in ip_families(is).iter().enumerate() {
+        if !cluster.contains(&family.as_str()) {
+            let path = Path::new("spec").child("ipFamilies").index(i);
+            errors.push(FieldError::invalid(&path, family, "not configured on this cluster"));
         }
-        for (i, family) in ip_families(is).iter().enumerate() {
-            if !cluster.contains(&family.as_str()) {
-                errors.push(FieldError::invalid(
-                    &path.child("ipFamilies").index(i),
-                    family,
-                    "not configured on this cluster",
-                ));
-            }
-        }
-        if !errors.is_empty() {
-            return errors;
-        }
-    }
-    let families = is.ip_families.get_or_insert_default();
-    if families.is_empty() {
-        families.push(primary.to_owned());
-    }
-    if !single && families.len() == 1 && (headless_selectorless || cluster.len() == 2) {
-        families.push(if families[0] == IPV4 { IPV6 } else { IPV4 }.to_owned());
     }
     errors
 }

@@ -366,6 +366,23 @@ fn traffic_policies(is: &ServiceSpec, path: &Path) -> FieldErrors {
     errors
 }
 
+fn validate_ip_families(errors: &mut FieldErrors, spec: &ServiceSpec, path: &Path) {
+    let mut seen = BTreeSet::new();
+    for (i, family) in ip_families(spec).iter().enumerate() {
+        let path = path.child("ipFamilies").index(i);
+        if !matches!(family.as_str(), "IPv4" | "IPv6") {
+            errors.push(FieldError::not_supported(&path, family, &["IPv4", "IPv6"]));
+        }
+        if !seen.insert(family) {
+            errors.push(FieldError::duplicate(&path, family));
+        }
+    }
+    const POLICIES: &[&str] = &["PreferDualStack", "RequireDualStack", "SingleStack"];
+    if let Some(other) = spec.ip_family_policy.as_deref().filter(|p| !POLICIES.contains(p)) {
+        errors.push(FieldError::not_supported(&path.child("ipFamilyPolicy"), other, POLICIES));
+    }
+}
+
 /// Errors of `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` among themselves.
 pub(super) fn validate_cluster_ips(service: &Service, old: Option<&Service>) -> FieldErrors {
     let is = spec(service);
@@ -387,21 +404,7 @@ pub(super) fn validate_cluster_ips(service: &Service, old: Option<&Service>) -> 
         (one, Some(first)) if one == first => {}
         _ => errors.push(FieldError::invalid(&ips_path, json(&ips), "first value must match `clusterIP`")),
     }
-    let mut seen = BTreeSet::new();
-    for (i, family) in ip_families(is).iter().enumerate() {
-        let path = path.child("ipFamilies").index(i);
-        if !matches!(family.as_str(), "IPv4" | "IPv6") {
-            errors.push(FieldError::not_supported(&path, family, &["IPv4", "IPv6"]));
-        }
-        if !seen.insert(family) {
-            errors.push(FieldError::duplicate(&path, family));
-        }
-    }
-    const POLICIES: &[&str] = &["PreferDualStack", "RequireDualStack", "SingleStack"];
-    if let Some(other) = is.ip_family_policy.as_deref().filter(|p| !POLICIES.contains(p)) {
-        errors.push(FieldError::not_supported(&path.child("ipFamilyPolicy"), other, POLICIES));
-    }
-
+    validate_ip_families(&mut errors, is, &path);
     let stored = old.map(|o| cluster_ips(spec(o))).unwrap_or_default();
     let mut wrong = false;
     for (i, ip) in ips.iter().enumerate() {

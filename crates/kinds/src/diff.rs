@@ -12,7 +12,7 @@ enum Edit {
     Insert,
 }
 
-/// A unified diff without file names, from `old` to `new`.
+/// A unified diff without file names, from `old` to `new` (upstream's `util/diff.Diff`).
 pub(crate) fn unified_diff<T: Serialize>(old: &T, new: &T) -> String {
     let (old, new) = (pretty(old), pretty(new));
     let (a, b): (Vec<&str>, Vec<&str>) = (old.lines().collect(), new.lines().collect());
