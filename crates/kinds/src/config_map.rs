@@ -6,12 +6,13 @@ use crate::strategy::plain;
 use crate::support::{age, column, no_change, push_invalid};
 use k8s_openapi::api::core::v1::ConfigMap;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
+use std::collections::BTreeMap;
 
 /// Bytes that the values of a ConfigMap or a Secret may have together.
 pub const MAX_DATA_BYTES: usize = 1024 * 1024;
 
 /// Why a write to data marked immutable is refused.
-pub const IMMUTABLE_IS_SET: &str = "field is immutable when `immutable` is set";
+const IMMUTABLE_IS_SET: &str = "field is immutable when `immutable` is set";
 
 const COLUMNS: &[Column<ConfigMap>] = &[
     column(
@@ -66,18 +67,28 @@ fn validate(map: &ConfigMap) -> FieldErrors {
 fn validate_update(new: &ConfigMap, old: &ConfigMap) -> FieldErrors {
     let mut errors = Vec::new();
     if old.immutable == Some(true) {
-        if new.immutable != Some(true) {
-            errors.push(FieldError::forbidden(&Path::new("immutable"), IMMUTABLE_IS_SET));
-        }
-        if new.data.clone().unwrap_or_default() != old.data.clone().unwrap_or_default() {
-            errors.push(FieldError::forbidden(&Path::new("data"), IMMUTABLE_IS_SET));
-        }
-        if new.binary_data.clone().unwrap_or_default() != old.binary_data.clone().unwrap_or_default() {
-            errors.push(FieldError::forbidden(&Path::new("binaryData"), IMMUTABLE_IS_SET));
-        }
+        errors.extend(still_immutable(new.immutable));
+        errors.extend(kept("data", new.data.as_ref(), old.data.as_ref()));
+        errors.extend(kept("binaryData", new.binary_data.as_ref(), old.binary_data.as_ref()));
     }
     errors.extend(validate(new));
     errors
+}
+
+/// Refuses to make what is immutable changeable again.
+pub(crate) fn still_immutable(immutable: Option<bool>) -> Option<FieldError> {
+    (immutable != Some(true)).then(|| FieldError::forbidden(&Path::new("immutable"), IMMUTABLE_IS_SET))
+}
+
+/// Refuses other data in what is immutable; none is as good as an empty one.
+pub(crate) fn kept<V: PartialEq>(
+    field: &str,
+    new: Option<&BTreeMap<String, V>>,
+    old: Option<&BTreeMap<String, V>>,
+) -> Option<FieldError> {
+    let pairs = |data| Option::into_iter(data).flatten();
+    let same = Iterator::eq(pairs(new), pairs(old));
+    (!same).then(|| FieldError::forbidden(&Path::new(field), IMMUTABLE_IS_SET))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use k8s_openapi::jiff::Timestamp;
 use meta::{FieldErrors, GroupVersionKind};
 use serde_json::Value;
 
+/// What the API server knows of a kind whose objects are of type `T`.
 pub struct Kind<T: 'static> {
     pub gvk: GroupVersionKind,
     pub names: Names,
@@ -27,6 +28,7 @@ pub struct Kind<T: 'static> {
     pub columns: &'static [Column<T>],
 }
 
+/// What the resource is called, as discovery says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
     pub plural: &'static str,
@@ -55,6 +57,7 @@ pub enum NameRule {
     IpAddress,
 }
 
+/// What a valid object is.
 pub struct Validate<T> {
     /// Errors of a new object, defaults filled in.
     pub create: fn(&T) -> FieldErrors,
@@ -97,12 +100,14 @@ pub enum Subresource<T: 'static> {
     Connect(Connect),
 }
 
+/// How `/status` is written.
 pub struct StatusAccess<T> {
     /// Given the new object and the stored one: takes back everything but the status.
     pub prepare: fn(&mut T, &T),
     pub validate: fn(&T, &T) -> FieldErrors,
 }
 
+/// How a path is written that has the whole object for a body, of which it takes a part.
 pub struct PartAccess<T> {
     pub name: &'static str,
     /// Given the new object and the stored one: takes back everything this path may not write.
@@ -112,6 +117,7 @@ pub struct PartAccess<T> {
     pub verbs: &'static [&'static str],
 }
 
+/// What `/scale` shows and sets.
 pub struct ScaleAccess<T> {
     pub spec_replicas: fn(&T) -> i32,
     pub set_spec_replicas: fn(&mut T, i32),
@@ -120,6 +126,7 @@ pub struct ScaleAccess<T> {
     pub selector: fn(&T) -> String,
 }
 
+/// What discovery says of a path that the API server's own code serves.
 #[derive(Clone, Debug)]
 pub struct Connect {
     pub name: &'static str,
@@ -128,6 +135,7 @@ pub struct Connect {
     pub verbs: &'static [&'static str],
 }
 
+/// A field that a field selector may name.
 pub struct Selectable<T> {
     /// `spec.nodeName`.
     pub path: &'static str,
@@ -187,6 +195,7 @@ pub struct Info {
     pub columns: Vec<ColumnInfo>,
 }
 
+/// A [`Subresource`] without its type parameter.
 #[derive(Clone, Debug)]
 pub struct SubresourceInfo {
     pub name: &'static str,
@@ -196,6 +205,7 @@ pub struct SubresourceInfo {
     pub form: SubresourceForm,
 }
 
+/// Which of the [`Subresource`]s it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubresourceForm {
     Status,
@@ -204,6 +214,7 @@ pub enum SubresourceForm {
     Connect,
 }
 
+/// A [`Column`] without its type parameter.
 #[derive(Clone, Copy, Debug)]
 pub struct ColumnInfo {
     pub name: &'static str,

@@ -1,6 +1,6 @@
 //! Kinds and objects without their type parameter: what the API server's generic request path handles.
 
-use crate::kind::{Cell, ColumnInfo, Info, Kind, Subresource, SubresourceForm, SubresourceInfo};
+use crate::kind::{Cell, Column, ColumnInfo, Info, Kind, Subresource, SubresourceForm, SubresourceInfo};
 use k8s_openapi::Metadata;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meta::{FieldErrors, GroupVersionKind};
@@ -21,6 +21,7 @@ pub trait AnyObject: Any + Send + Sync {
     fn as_any_mut(&mut self) -> &mut dyn Any;
 }
 
+/// An object of a kind that is known at run time only.
 pub type Object = Box<dyn AnyObject>;
 
 impl Clone for Object {
@@ -127,39 +128,40 @@ impl<T: Typed> Registered<T> {
 
 const READ_WRITE: &[&str] = &["get", "patch", "update"];
 
+/// What prepares a change and what validates it.
+type Access<T> = (fn(&mut T, &T), fn(&T, &T) -> FieldErrors);
+
 impl<T: Typed> Registered<T> {
+    /// Of the main resource where `subresource` is empty.
+    fn access(&self, subresource: &str) -> Access<T> {
+        if subresource.is_empty() {
+            return (self.kind.strategy.prepare_update, self.kind.validate.update);
+        }
+        let of = |s: &Subresource<T>| match s {
+            Subresource::Status(a) if subresource == "status" => Some((a.prepare, a.validate)),
+            Subresource::Part(a) if subresource == a.name => Some((a.prepare, a.validate)),
+            _ => None,
+        };
+        self.kind.subresources.iter().find_map(of).expect("the request path looks the subresource up first")
+    }
+
     fn derive_info(&self) -> Info {
         let k = &self.kind;
-        let subresources = k
-            .subresources
-            .iter()
-            .map(|s| match s {
-                Subresource::Status(_) => SubresourceInfo {
-                    name: "status",
-                    gvk: k.gvk.clone(),
-                    verbs: READ_WRITE,
-                    form: SubresourceForm::Status,
-                },
-                Subresource::Scale(_) => SubresourceInfo {
-                    name: "scale",
-                    gvk: GroupVersionKind::of("autoscaling", "v1", "Scale"),
-                    verbs: READ_WRITE,
-                    form: SubresourceForm::Scale,
-                },
-                Subresource::Part(p) => SubresourceInfo {
-                    name: p.name,
-                    gvk: k.gvk.clone(),
-                    verbs: p.verbs,
-                    form: SubresourceForm::Part,
-                },
-                Subresource::Connect(c) => SubresourceInfo {
-                    name: c.name,
-                    gvk: c.gvk.clone(),
-                    verbs: c.verbs,
-                    form: SubresourceForm::Connect,
-                },
-            })
-            .collect();
+        let own = || k.gvk.clone();
+        let scale = || GroupVersionKind::of("autoscaling", "v1", "Scale");
+        let subresource = |s: &Subresource<T>| {
+            let (name, gvk, verbs, form) = match s {
+                Subresource::Status(_) => ("status", own(), READ_WRITE, SubresourceForm::Status),
+                Subresource::Scale(_) => ("scale", scale(), READ_WRITE, SubresourceForm::Scale),
+                Subresource::Part(p) => (p.name, own(), p.verbs, SubresourceForm::Part),
+                Subresource::Connect(c) => (c.name, c.gvk.clone(), c.verbs, SubresourceForm::Connect),
+            };
+            SubresourceInfo { name, gvk, verbs, form }
+        };
+        let column = |c: &Column<T>| {
+            let Column { name, kind, format, description, priority, cell: _ } = *c;
+            ColumnInfo { name, kind, format, description, priority }
+        };
         Info {
             gvk: k.gvk.clone(),
             names: k.names.clone(),
@@ -171,19 +173,9 @@ impl<T: Typed> Registered<T> {
             unconditional_update: k.strategy.unconditional_update,
             graceful: k.strategy.graceful_delete.is_some(),
             orphans_by_default: k.strategy.orphans_by_default,
-            subresources,
+            subresources: k.subresources.iter().map(subresource).collect(),
             selectable: k.selectable.iter().map(|s| s.path).collect(),
-            columns: k
-                .columns
-                .iter()
-                .map(|c| ColumnInfo {
-                    name: c.name,
-                    kind: c.kind,
-                    format: c.format,
-                    description: c.description,
-                    priority: c.priority,
-                })
-                .collect(),
+            columns: k.columns.iter().map(column).collect(),
         }
     }
 }
@@ -210,20 +202,7 @@ impl<T: Typed> AnyKind for Registered<T> {
     }
 
     fn prepare_update(&self, new: &mut Object, old: &Object, subresource: &str) {
-        let prepare = match subresource {
-            "" => self.kind.strategy.prepare_update,
-            name => self
-                .kind
-                .subresources
-                .iter()
-                .find_map(|s| match s {
-                    Subresource::Status(a) if name == "status" => Some(a.prepare),
-                    Subresource::Part(a) if name == a.name => Some(a.prepare),
-                    _ => None,
-                })
-                .expect("the request path looks the subresource up first"),
-        };
-        prepare(typed_mut(new), typed(old));
+        self.access(subresource).0(typed_mut(new), typed(old));
     }
 
     fn validate_create(&self, object: &Object) -> FieldErrors {
@@ -231,20 +210,7 @@ impl<T: Typed> AnyKind for Registered<T> {
     }
 
     fn validate_update(&self, new: &Object, old: &Object, subresource: &str) -> FieldErrors {
-        let validate = match subresource {
-            "" => self.kind.validate.update,
-            name => self
-                .kind
-                .subresources
-                .iter()
-                .find_map(|s| match s {
-                    Subresource::Status(a) if name == "status" => Some(a.validate),
-                    Subresource::Part(a) if name == a.name => Some(a.validate),
-                    _ => None,
-                })
-                .expect("the request path looks the subresource up first"),
-        };
-        validate(typed(new), typed(old))
+        self.access(subresource).1(typed(new), typed(old))
     }
 
     fn warnings(&self, new: &Object, old: Option<&Object>) -> Vec<String> {

@@ -14,10 +14,9 @@ use k8s_openapi::api::core::v1::{
     CSIPersistentVolumeSource, PersistentVolume, PersistentVolumeSpec, SecretReference, Volume,
     VolumeNodeAffinity,
 };
+use meta::volumes::volume_class;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 
-/// Overrides `storageClassName` on objects of old.
-pub(crate) const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 pub(crate) const ACCESS_MODES: &[&str] =
     &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 pub(crate) const VOLUME_MODES: &[&str] = &["Block", "Filesystem"];
@@ -62,11 +61,7 @@ const COLUMNS: &[Column<PersistentVolume>] = &[
             }))
         },
     ),
-    column("StorageClass", "StorageClass of the pv", |v| {
-        let annotation = v.metadata.annotations.as_ref().and_then(|a| a.get(CLASS_ANNOTATION));
-        let class = v.spec.as_ref().and_then(|s| s.storage_class_name.as_ref());
-        Cell::str(text(annotation.or(class)))
-    }),
+    column("StorageClass", "StorageClass of the pv", |v| Cell::str(volume_class(v))),
     column("VolumeAttributesClass", "VolumeAttributesClass of the pv", |v| {
         let class = v.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref());
         Cell::str(class.unwrap_or("<unset>"))
@@ -345,8 +340,8 @@ fn csi_source(csi: &CSIPersistentVolumeSource, path: &Path) -> FieldErrors {
         ("nodeExpandSecretRef", &csi.node_expand_secret_ref),
     ];
     for (field, secret) in secrets.into_iter().filter_map(|(f, s)| Some((f, s.as_ref()?))) {
-        let rules: [(&str, &Option<String>, fn(&str) -> Vec<String>); 2] = [
-            ("name", &secret.name, rules::is_dns1123_subdomain),
+        let rules = [
+            ("name", &secret.name, rules::is_dns1123_subdomain as fn(&str) -> Vec<String>),
             ("namespace", &secret.namespace, rules::is_dns1123_label),
         ];
         for (part, value, rule) in rules {

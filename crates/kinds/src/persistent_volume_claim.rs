@@ -3,7 +3,7 @@
 use crate::diff::unified_diff;
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Subresource, Validate};
 use crate::object::Registered;
-use crate::persistent_volume::{CLASS_ANNOTATION, VOLUME_MODES, check_access_modes, short_modes};
+use crate::persistent_volume::{VOLUME_MODES, check_access_modes, short_modes};
 use crate::pod_spec::defaults::canonical_resources;
 use crate::resources::{amount_text, check_positive, is_native};
 use crate::strategy::{semantic_eq, spec_and_status_no_generation, status_access};
@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{
     TypedObjectReference,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
+use meta::volumes::{BETA_CLASS, claim_class};
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, Quantity, validation as rules};
 
 /// How far the resize of a resource can have come (KEP-1790).
@@ -52,11 +53,7 @@ const COLUMNS: &[Column<PersistentVolumeClaim>] = &[
             ))
         },
     ),
-    column("StorageClass", "StorageClass of the pvc", |c| {
-        let annotation = c.metadata.annotations.as_ref().and_then(|a| a.get(CLASS_ANNOTATION));
-        let class = c.spec.as_ref().and_then(|s| s.storage_class_name.as_ref());
-        Cell::str(text(annotation.or(class)))
-    }),
+    column("StorageClass", "StorageClass of the pvc", |c| Cell::str(claim_class(c).unwrap_or(""))),
     column("VolumeAttributesClass", "VolumeAttributesClass of the pvc", |c| {
         let class = c.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_deref());
         Cell::str(class.unwrap_or("<unset>"))
@@ -314,7 +311,7 @@ fn class_change(
     old: &PersistentVolumeClaim,
 ) -> Option<FieldError> {
     fn annotation(claim: &PersistentVolumeClaim) -> Option<&String> {
-        claim.metadata.annotations.as_ref()?.get(CLASS_ANNOTATION)
+        claim.metadata.annotations.as_ref()?.get(BETA_CLASS)
     }
     let (is, was) = (annotation(new), annotation(old));
     let had_none = old.spec.as_ref().is_some_and(|s| s.storage_class_name.is_none());
@@ -326,7 +323,7 @@ fn class_change(
         return None;
     }
     (text(is) != text(was)).then(|| {
-        let path = Path::new("metadata").child("annotations").child(CLASS_ANNOTATION);
+        let path = Path::new("metadata").child("annotations").child(BETA_CLASS);
         FieldError::invalid(&path, text(is), FIELD_IMMUTABLE)
     })
 }
@@ -461,7 +458,7 @@ mod tests {
         };
         let of = |annotation: Option<&str>, class: Option<&str>| {
             let annotations: std::collections::BTreeMap<_, _> =
-                annotation.map(|a| (CLASS_ANNOTATION, a)).into_iter().collect();
+                annotation.map(|a| (BETA_CLASS, a)).into_iter().collect();
             json!({"metadata": {"annotations": annotations}, "spec": {"storageClassName": class}})
         };
         let changed = "metadata.annotations.volume.beta.kubernetes.io/storage-class: Invalid value: \"\": field is immutable";

@@ -6,6 +6,7 @@ use crate::support::{CREATION_TIMESTAMP, age, column, instant, text, typed_colum
 use k8s_openapi::api::rbac::v1::{ClusterRoleBinding, PolicyRule, RoleBinding, RoleRef, Subject};
 use meta::{FieldError, FieldErrors, Path, validation as rules};
 
+/// The API group of roles and bindings, which users and groups as subjects have too.
 pub const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// Roles have no table of their own upstream; the generic one has this column.

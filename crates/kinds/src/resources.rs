@@ -44,10 +44,12 @@ fn is_huge_pages(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
 
+/// Whether a quota may limit it without a prefix.
 pub fn is_quota_name(name: &str) -> bool {
     QUOTA_NAMES.contains(&name) || is_huge_pages(name) || name.starts_with("requests.hugepages-")
 }
 
+/// Whether Kubernetes defines it.
 pub fn is_standard_name(name: &str) -> bool {
     is_quota_name(name) || name == "storage"
 }
@@ -74,6 +76,7 @@ pub fn is_overcommit_allowed(name: &str) -> bool {
     is_native(name) && !is_huge_pages(name)
 }
 
+/// Errors of the name of a resource.
 pub fn check_name(name: &str, path: &Path) -> FieldErrors {
     let mut errors = Vec::new();
     push_invalid(&mut errors, path, name, rules::is_qualified_name(name));
@@ -83,6 +86,7 @@ pub fn check_name(name: &str, path: &Path) -> FieldErrors {
     errors
 }
 
+/// As [`check_name`], in a quota.
 pub fn check_quota_name(name: &str, path: &Path) -> FieldErrors {
     let mut errors = check_name(name, path);
     if !name.contains('/') && !is_quota_name(name) {
@@ -91,6 +95,7 @@ pub fn check_quota_name(name: &str, path: &Path) -> FieldErrors {
     errors
 }
 
+/// As [`check_name`], in a container's requests and limits.
 pub fn check_container_name(name: &str, path: &Path) -> FieldErrors {
     let mut errors = check_name(name, path);
     if !name.contains('/') {

@@ -1,6 +1,6 @@
 //! v1 Secret.
 
-use crate::config_map::{IMMUTABLE_IS_SET, MAX_DATA_BYTES};
+use crate::config_map::{MAX_DATA_BYTES, kept, still_immutable};
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Selectable, Validate};
 use crate::object::Registered;
 use crate::strategy::plain;
@@ -118,12 +118,8 @@ fn validate_update(new: &Secret, old: &Secret) -> FieldErrors {
         errors.push(FieldError::invalid(&Path::new("type"), text(new.type_.as_ref()), FIELD_IMMUTABLE));
     }
     if old.immutable == Some(true) {
-        if new.immutable != Some(true) {
-            errors.push(FieldError::forbidden(&Path::new("immutable"), IMMUTABLE_IS_SET));
-        }
-        if new.data.clone().unwrap_or_default() != old.data.clone().unwrap_or_default() {
-            errors.push(FieldError::forbidden(&Path::new("data"), IMMUTABLE_IS_SET));
-        }
+        errors.extend(still_immutable(new.immutable));
+        errors.extend(kept("data", new.data.as_ref(), old.data.as_ref()));
     }
     errors.extend(validate(new));
     errors

@@ -13,6 +13,7 @@ use std::net::IpAddr;
 /// Upstream's message for a field that may not change.
 pub const FIELD_IMMUTABLE: &str = "field is immutable";
 
+/// What the field documentation says of `metadata.creationTimestamp`.
 pub const CREATION_TIMESTAMP: &str = "CreationTimestamp is a timestamp representing the server time when this object was created. It is not guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It is represented in RFC3339 form and is in UTC.\n\nPopulated by the system. Read-only. Null for lists. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata";
 
 /// A column of type string that is always shown.
@@ -51,18 +52,23 @@ fn age_cell<T: Typed>(object: &T) -> Cell {
     Cell::Age(object.metadata().creation_timestamp.as_ref().map(|t| t.0))
 }
 
+/// Defaults or preparation of a kind that has none.
 pub fn no_change<T>(_: &mut T) {}
 
+/// As [`no_change`], of an update.
 pub fn no_change_from<T>(_: &mut T, _: &T) {}
 
+/// Validation of a kind that has none besides its schema.
 pub fn no_errors<T>(_: &T) -> FieldErrors {
     Vec::new()
 }
 
+/// Warnings of a kind that has none.
 pub fn no_warnings<T>(_: &T, _: Option<&T>) -> Vec<String> {
     Vec::new()
 }
 
+/// As [`no_errors`], of an update.
 pub fn no_update_errors<T>(_: &T, _: &T) -> FieldErrors {
     Vec::new()
 }
@@ -77,6 +83,7 @@ pub fn json<T: Serialize>(value: &T) -> Value {
     serde_json::to_value(value).expect("API values have string keys and finite numbers")
 }
 
+/// A string that is empty where it was left out, as upstream has it.
 pub fn text(value: Option<&String>) -> &str {
     value.map_or("", String::as_str)
 }

@@ -1,6 +1,7 @@
 //! What the workloads' declarations share.
 
 use crate::pod_spec::validate_pod_template;
+use crate::support::{nonnegative, or_zero};
 use k8s_openapi::api::core::v1::{Container, PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -54,6 +55,40 @@ pub(crate) fn counts_within(errors: &mut FieldErrors, replicas: i64, counts: &[(
     for (name, value) in counts.iter().filter(|(_, v)| *v > replicas) {
         let path = Path::new("status").child(name);
         errors.push(FieldError::invalid(&path, *value, "cannot be greater than status.replicas"));
+    }
+}
+
+/// What the status of a ReplicaSet or a ReplicationController counts.
+pub(crate) struct ReplicaCounts {
+    pub replicas: i32,
+    pub fully_labeled: Option<i32>,
+    pub ready: Option<i32>,
+    pub available: Option<i32>,
+    pub terminating: Option<i32>,
+    pub observed_generation: Option<i64>,
+}
+
+impl ReplicaCounts {
+    pub fn validate(&self) -> FieldErrors {
+        let path = Path::new("status");
+        let (replicas, ready, available) =
+            (or_zero(self.replicas), or_zero(self.ready), or_zero(self.available));
+        let counts = [
+            ("fullyLabeledReplicas", or_zero(self.fully_labeled)),
+            ("readyReplicas", ready),
+            ("availableReplicas", available),
+        ];
+        let others = [
+            ("observedGeneration", self.observed_generation.unwrap_or(0)),
+            ("terminatingReplicas", or_zero(self.terminating)),
+        ];
+        let mut errors = Vec::new();
+        nonnegative(&mut errors, &path, &[("replicas", replicas)]);
+        nonnegative(&mut errors, &path, &counts);
+        nonnegative(&mut errors, &path, &others);
+        counts_within(&mut errors, replicas, &counts);
+        available_are_ready(&mut errors, available, ready, "readyReplicas");
+        errors
     }
 }
 

@@ -8,7 +8,7 @@ mod replica_set;
 mod stateful_set;
 
 pub(crate) use common::{
-    at_most_100_percent, available_are_ready, container_images, container_names, counts_within, labels_match,
+    ReplicaCounts, at_most_100_percent, container_images, container_names, labels_match,
     positive_int_or_percent, readable, runs_forever, selector_json,
 };
 pub use controller_revision::CONTROLLER_REVISION;

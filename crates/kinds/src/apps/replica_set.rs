@@ -114,29 +114,17 @@ fn validate_update(new: &ReplicaSet, old: &ReplicaSet) -> FieldErrors {
 }
 
 fn validate_status(new: &ReplicaSet, _: &ReplicaSet) -> FieldErrors {
-    let mut errors = Vec::new();
     let empty = ReplicaSetStatus::default();
     let s = new.status.as_ref().unwrap_or(&empty);
-    let (ready, available) = (or_zero(s.ready_replicas), or_zero(s.available_replicas));
-    let counts = [
-        ("fullyLabeledReplicas", or_zero(s.fully_labeled_replicas)),
-        ("readyReplicas", ready),
-        ("availableReplicas", available),
-    ];
-    let path = Path::new("status");
-    nonnegative(&mut errors, &path, &[("replicas", or_zero(s.replicas))]);
-    nonnegative(&mut errors, &path, &counts);
-    nonnegative(
-        &mut errors,
-        &path,
-        &[
-            ("observedGeneration", s.observed_generation.unwrap_or(0)),
-            ("terminatingReplicas", or_zero(s.terminating_replicas)),
-        ],
-    );
-    counts_within(&mut errors, or_zero(s.replicas), &counts);
-    available_are_ready(&mut errors, available, ready, "readyReplicas");
-    errors
+    let counts = ReplicaCounts {
+        replicas: s.replicas,
+        fully_labeled: s.fully_labeled_replicas,
+        ready: s.ready_replicas,
+        available: s.available_replicas,
+        terminating: s.terminating_replicas,
+        observed_generation: s.observed_generation,
+    };
+    counts.validate()
 }
 
 #[cfg(test)]

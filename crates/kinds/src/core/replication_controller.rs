@@ -1,8 +1,6 @@
 //! v1 ReplicationController, the ReplicaSet's predecessor.
 
-use crate::apps::{
-    available_are_ready, container_images, container_names, counts_within, labels_match, runs_forever,
-};
+use crate::apps::{ReplicaCounts, container_images, container_names, labels_match, runs_forever};
 use crate::kind::{
     Cell, Column, Kind, NameRule, Names, ScaleAccess, Scope, Selectable, Subresource, Validate,
 };
@@ -139,22 +137,17 @@ fn validate(r: &ReplicationController) -> FieldErrors {
 }
 
 fn validate_status(new: &ReplicationController, _: &ReplicationController) -> FieldErrors {
-    let mut errors = Vec::new();
     let empty = ReplicationControllerStatus::default();
     let s = new.status.as_ref().unwrap_or(&empty);
-    let (ready, available) = (or_zero(s.ready_replicas), or_zero(s.available_replicas));
-    let counts = [
-        ("fullyLabeledReplicas", or_zero(s.fully_labeled_replicas)),
-        ("readyReplicas", ready),
-        ("availableReplicas", available),
-    ];
-    let path = Path::new("status");
-    nonnegative(&mut errors, &path, &[("replicas", or_zero(s.replicas))]);
-    nonnegative(&mut errors, &path, &counts);
-    nonnegative(&mut errors, &path, &[("observedGeneration", s.observed_generation.unwrap_or(0))]);
-    counts_within(&mut errors, or_zero(s.replicas), &counts);
-    available_are_ready(&mut errors, available, ready, "readyReplicas");
-    errors
+    let counts = ReplicaCounts {
+        replicas: s.replicas,
+        fully_labeled: s.fully_labeled_replicas,
+        ready: s.ready_replicas,
+        available: s.available_replicas,
+        terminating: None,
+        observed_generation: s.observed_generation,
+    };
+    counts.validate()
 }
 
 #[cfg(test)]

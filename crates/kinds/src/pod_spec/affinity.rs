@@ -21,19 +21,39 @@ pub(super) fn validate_affinity(errors: &mut FieldErrors, affinity: &Affinity, p
     if let Some(node) = &affinity.node_affinity {
         validate_node_affinity(errors, node, &path.child("nodeAffinity"));
     }
-    if let Some(pod) = &affinity.pod_affinity {
-        let path = path.child("podAffinity");
-        let required = pod.required_during_scheduling_ignored_during_execution.as_deref().unwrap_or_default();
-        let preferred =
-            pod.preferred_during_scheduling_ignored_during_execution.as_deref().unwrap_or_default();
-        validate_terms(errors, required, preferred, &path);
+    validate_terms(errors, &PodTerms::near(affinity), &path.child("podAffinity"));
+    validate_terms(errors, &PodTerms::apart(affinity), &path.child("podAntiAffinity"));
+}
+
+/// The terms of pod affinity or anti-affinity, which have a type each.
+#[derive(Default)]
+pub(crate) struct PodTerms<'a> {
+    pub required: &'a [PodAffinityTerm],
+    pub preferred: &'a [WeightedPodAffinityTerm],
+}
+
+impl<'a> PodTerms<'a> {
+    /// Of affinity.
+    pub fn near(affinity: &'a Affinity) -> Self {
+        let Some(a) = &affinity.pod_affinity else { return Self::default() };
+        Self {
+            required: a.required_during_scheduling_ignored_during_execution.as_deref().unwrap_or_default(),
+            preferred: a.preferred_during_scheduling_ignored_during_execution.as_deref().unwrap_or_default(),
+        }
     }
-    if let Some(pod) = &affinity.pod_anti_affinity {
-        let path = path.child("podAntiAffinity");
-        let required = pod.required_during_scheduling_ignored_during_execution.as_deref().unwrap_or_default();
-        let preferred =
-            pod.preferred_during_scheduling_ignored_during_execution.as_deref().unwrap_or_default();
-        validate_terms(errors, required, preferred, &path);
+
+    /// Of anti-affinity.
+    pub fn apart(affinity: &'a Affinity) -> Self {
+        let Some(a) = &affinity.pod_anti_affinity else { return Self::default() };
+        Self {
+            required: a.required_during_scheduling_ignored_during_execution.as_deref().unwrap_or_default(),
+            preferred: a.preferred_during_scheduling_ignored_during_execution.as_deref().unwrap_or_default(),
+        }
+    }
+
+    /// Those of both strengths, without weights.
+    pub fn all(&self) -> impl Iterator<Item = &'a PodAffinityTerm> + use<'a> {
+        self.required.iter().chain(self.preferred.iter().map(|w| &w.pod_affinity_term))
     }
 }
 
@@ -124,16 +144,11 @@ fn validate_field(errors: &mut FieldErrors, r: &NodeSelectorRequirement, path: &
     }
 }
 
-fn validate_terms(
-    errors: &mut FieldErrors,
-    required: &[PodAffinityTerm],
-    preferred: &[WeightedPodAffinityTerm],
-    path: &Path,
-) {
-    for (i, term) in required.iter().enumerate() {
+fn validate_terms(errors: &mut FieldErrors, terms: &PodTerms<'_>, path: &Path) {
+    for (i, term) in terms.required.iter().enumerate() {
         validate_term(errors, term, &path.child(REQUIRED).index(i));
     }
-    for (i, weighted) in preferred.iter().enumerate() {
+    for (i, weighted) in terms.preferred.iter().enumerate() {
         let path = path.child(PREFERRED).index(i);
         if !(1..=100).contains(&weighted.weight) {
             errors.push(FieldError::invalid(&path.child("weight"), weighted.weight, WEIGHT));

@@ -18,7 +18,7 @@ pub(crate) mod validate;
 mod volume_mounts;
 mod volumes;
 
-pub(crate) use affinity::validate_node_selector;
+pub(crate) use affinity::{PodTerms, validate_node_selector};
 pub(crate) use claims::validate_claim_spec;
 pub use defaults::{default_claim_spec, default_pod, default_pod_spec, default_pod_template};
 pub(crate) use legacy_volumes::validate_legacy;

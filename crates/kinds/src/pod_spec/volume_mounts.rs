@@ -52,17 +52,9 @@ pub(super) fn validate_volume_mounts(
         if mounts[..i].iter().any(|m| m.mount_path == mount.mount_path) {
             errors.push(FieldError::invalid(&at("mountPath"), &mount.mount_path, "must be unique"));
         }
-        if devices.iter().any(|d| d.name == mount.name) {
-            errors.push(FieldError::invalid(
-                &at("name"),
-                &mount.name,
-                "must not already exist in volumeDevices",
-            ));
-        }
-        if devices.iter().any(|d| d.device_path == mount.mount_path) {
-            let why = "must not already exist as a path in volumeDevices";
-            errors.push(FieldError::invalid(&at("mountPath"), &mount.mount_path, why));
-        }
+        let others = devices.iter().map(|d| (d.name.as_str(), d.device_path.as_str()));
+        let own = [("name", mount.name.as_str()), ("mountPath", &mount.mount_path)];
+        used_once(errors, own, "volumeDevices", others, at);
         let sub_path = text(mount.sub_path.as_ref());
         if !sub_path.is_empty() {
             descending_path(errors, sub_path, || list().child("subPath"));
@@ -144,16 +136,27 @@ pub(super) fn validate_volume_devices(
             let why = "can not contain backsteps ('..')";
             errors.push(FieldError::invalid(&at("devicePath"), &device.device_path, why));
         }
-        if mounts.iter().any(|m| m.name == device.name) {
-            errors.push(FieldError::invalid(
-                &at("name"),
-                &device.name,
-                "must not already exist in volumeMounts",
-            ));
-        }
-        if mounts.iter().any(|m| m.mount_path == device.device_path) {
-            let why = "must not already exist as a path in volumeMounts";
-            errors.push(FieldError::invalid(&at("devicePath"), &device.device_path, why));
-        }
+        let others = mounts.iter().map(|m| (m.name.as_str(), m.mount_path.as_str()));
+        let own = [("name", device.name.as_str()), ("devicePath", &device.device_path)];
+        used_once(errors, own, "volumeMounts", others, at);
+    }
+}
+
+/// A volume is mounted or a device, and so is a path: refuses the name and path (each with its field) that stand in
+/// the other list as well.
+fn used_once<'a>(
+    errors: &mut FieldErrors,
+    [name, place]: [(&str, &str); 2],
+    list: &str,
+    others: impl Iterator<Item = (&'a str, &'a str)> + Clone,
+    at: impl Fn(&str) -> Path,
+) {
+    if others.clone().any(|(other, _)| other == name.1) {
+        let why = format!("must not already exist in {list}");
+        errors.push(FieldError::invalid(&at(name.0), name.1, why));
+    }
+    if others.clone().any(|(_, other)| other == place.1) {
+        let why = format!("must not already exist as a path in {list}");
+        errors.push(FieldError::invalid(&at(place.0), place.1, why));
     }
 }

@@ -4,22 +4,17 @@ use super::{Usage, one, selects};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, ScopedResourceSelectorRequirement};
 use meta::Quantity;
 use meta::quantity::Format;
+use meta::volumes::claim_class;
 use std::collections::BTreeSet;
 
 const BY_CLASS: &str = ".storageclass.storage.k8s.io/";
 const CLAIMS: &str = "persistentvolumeclaims";
 const STORAGE: &str = "requests.storage";
-const BETA_CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 
+/// Whether a quota may limit it by this name.
 pub fn tracks(name: &str) -> bool {
     let of_class = || name.split_once(BY_CLASS).is_some_and(|(_, what)| matches!(what, CLAIMS | STORAGE));
     matches!(name, "count/persistentvolumeclaims" | CLAIMS | STORAGE) || of_class()
-}
-
-fn class(claim: &PersistentVolumeClaim) -> &str {
-    let annotation = claim.metadata.annotations.as_ref().and_then(|a| a.get(BETA_CLASS_ANNOTATION));
-    let named = claim.spec.as_ref().and_then(|s| s.storage_class_name.as_ref());
-    annotation.or(named).map_or("", String::as_str)
 }
 
 /// Whole bytes: what is requested, or allocated where an expansion that failed left more.
@@ -35,10 +30,11 @@ fn allocated(claim: &PersistentVolumeClaim) -> Option<Quantity> {
     claim.status.as_ref()?.allocated_resources.as_ref()?.get("storage").map(Quantity::of)
 }
 
+/// What the claim takes of its namespace's quotas.
 pub fn usage(claim: &PersistentVolumeClaim) -> Usage {
     let mut usage =
         Usage::from([(CLAIMS.to_owned(), one()), ("count/persistentvolumeclaims".to_owned(), one())]);
-    let class = class(claim);
+    let class = claim_class(claim).unwrap_or("");
     if !class.is_empty() {
         usage.insert(format!("{class}{BY_CLASS}{CLAIMS}"), one());
     }
@@ -62,11 +58,13 @@ fn attributes_classes(claim: &PersistentVolumeClaim) -> BTreeSet<&str> {
     [wanted, current, target].into_iter().flatten().filter(|n| !n.is_empty()).collect()
 }
 
+/// Whether a quota with this requirement counts the claim.
 pub fn in_scope(claim: &PersistentVolumeClaim, requirement: &ScopedResourceSelectorRequirement) -> bool {
     let classes: Vec<&str> = attributes_classes(claim).into_iter().collect();
     requirement.scope_name == "VolumeAttributesClass" && selects(requirement, &classes)
 }
 
+/// Whether a change of the claim may have given something back to its quotas.
 pub fn replenishes(old: &PersistentVolumeClaim, new: &PersistentVolumeClaim) -> bool {
     allocated(old) != allocated(new) || attributes_classes(old) != attributes_classes(new)
 }

@@ -1,6 +1,7 @@
 //! Pods: their number, and what they request and may use at most.
 
 use super::{Usage, one, selects};
+use crate::pod_spec::PodTerms;
 use crate::resources::{is_extended, is_native};
 use k8s_openapi::api::core::v1::{
     Container, ContainerStatus, Pod, PodAffinityTerm, ScopedResourceSelectorRequirement,
@@ -18,6 +19,7 @@ const HUGE_PAGES: &str = "hugepages-";
 const REQUIRED: [&str; 6] =
     ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
 
+/// Whether a quota may limit it by this name.
 pub fn tracks(name: &str) -> bool {
     let fixed = matches!(
         name,
@@ -89,6 +91,7 @@ fn compute(requests: &Resources, limits: &Resources) -> Usage {
     usage
 }
 
+/// Whether a quota with this requirement counts the pod.
 pub fn in_scope(pod: &Pod, requirement: &ScopedResourceSelectorRequirement) -> bool {
     let spec = pod.spec.as_ref();
     match requirement.scope_name.as_str() {
@@ -110,23 +113,17 @@ fn crosses_namespaces(pod: &Pod) -> bool {
     let crosses = |t: &PodAffinityTerm| {
         t.namespaces.as_ref().is_some_and(|n| !n.is_empty()) || t.namespace_selector.is_some()
     };
-    let near = affinity.pod_affinity.iter().flat_map(|a| {
-        let preferred = a.preferred_during_scheduling_ignored_during_execution.iter().flatten();
-        let required = a.required_during_scheduling_ignored_during_execution.iter().flatten();
-        required.chain(preferred.map(|w| &w.pod_affinity_term))
-    });
-    let apart = affinity.pod_anti_affinity.iter().flat_map(|a| {
-        let preferred = a.preferred_during_scheduling_ignored_during_execution.iter().flatten();
-        let required = a.required_during_scheduling_ignored_during_execution.iter().flatten();
-        required.chain(preferred.map(|w| &w.pod_affinity_term))
-    });
-    near.chain(apart).any(crosses)
+    [PodTerms::near(affinity), PodTerms::apart(affinity)].iter().flat_map(PodTerms::all).any(crosses)
 }
 
 fn amounts(list: Option<&BTreeMap<String, ApiQuantity>>) -> Resources {
     list.into_iter().flatten().map(|(n, q)| (n.clone(), Quantity::of(q))).collect()
 }
 
+/// Refuses a pod with a container that says nothing of what a quota in its namespace limits.
+///
+/// # Errors
+/// The names of which containers must say something, in upstream's words.
 pub fn constrain(limited: &BTreeSet<String>, pod: &Pod) -> Result<(), String> {
     let Some(spec) = &pod.spec else { return Ok(()) };
     let whole = spec.resources.as_ref();
@@ -159,6 +156,7 @@ fn said(container: &Container) -> Usage {
     )
 }
 
+/// Whether a change of the pod may have given something back to its quotas.
 pub fn replenishes(old: &Pod, new: &Pod, now: Time) -> bool {
     resources_changed(old, new)
         || is_terminating(old) != is_terminating(new)

@@ -4,6 +4,7 @@ use super::{Usage, one, units};
 use k8s_openapi::api::core::v1::Service;
 use meta::Quantity;
 
+/// Whether a quota may limit it by this name.
 pub fn tracks(name: &str) -> bool {
     matches!(name, "count/services" | "services" | "services.nodeports" | "services.loadbalancers")
 }

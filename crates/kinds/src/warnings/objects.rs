@@ -13,6 +13,7 @@ use k8s_openapi::api::networking::v1::{IPBlock, Ingress, NetworkPolicy};
 use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::storage::v1::{CSIDriver, CSIStorageCapacity, StorageClass};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use meta::volumes::BETA_CLASS;
 use meta::{Path, Quantity};
 use std::collections::BTreeMap;
 
@@ -110,10 +111,7 @@ pub fn node(node: &Node) -> Vec<String> {
 pub fn persistent_volume(volume: &PersistentVolume) -> Vec<String> {
     let mut out = Vec::new();
     for (key, why) in [
-        (
-            "volume.beta.kubernetes.io/storage-class",
-            r#"deprecated since v1.8; use "storageClassName" attribute instead"#,
-        ),
+        (BETA_CLASS, r#"deprecated since v1.8; use "storageClassName" attribute instead"#),
         (
             "volume.beta.kubernetes.io/mount-options",
             r#"deprecated since v1.31; use "mountOptions" attribute instead"#,
@@ -152,10 +150,9 @@ pub fn persistent_volume(volume: &PersistentVolume) -> Vec<String> {
 }
 
 pub fn persistent_volume_claim(claim: &PersistentVolumeClaim) -> Vec<String> {
-    const CLASS: &str = "volume.beta.kubernetes.io/storage-class";
     let mut out = Vec::new();
-    if annotated(&claim.metadata, CLASS) {
-        out.push(format!(r#"metadata.annotations[{CLASS}]: deprecated since v1.8; use "storageClassName" attribute instead"#));
+    if annotated(&claim.metadata, BETA_CLASS) {
+        out.push(format!(r#"metadata.annotations[{BETA_CLASS}]: deprecated since v1.8; use "storageClassName" attribute instead"#));
     }
     if let Some(spec) = &claim.spec {
         claim_spec(&Path::new("spec"), spec, &mut out);

@@ -1,11 +1,12 @@
 //! Pods and templates of pods.
 
 use super::{ip, node_label, node_selector_term, paths};
+use crate::pod_spec::PodTerms;
 use crate::strategy::semantic_eq;
 use k8s_openapi::api::batch::v1::JobSpec;
 use k8s_openapi::api::core::v1::{
     AppArmorProfile, Container, ContainerPort, PersistentVolumeClaimSpec, Pod, PodAffinityTerm, PodSpec,
-    PodTemplateSpec, Volume, WeightedPodAffinityTerm,
+    PodTemplateSpec, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -211,32 +212,16 @@ fn no_selector(path: &Path) -> String {
 fn pod_affinity(base: &Path, spec: &PodSpec, out: &mut Vec<String>) {
     const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
     const PREFERRED: &str = "preferredDuringSchedulingIgnoredDuringExecution";
-    let mut tell = |what: &str,
-                    required: Option<&Vec<PodAffinityTerm>>,
-                    preferred: Option<&Vec<WeightedPodAffinityTerm>>| {
+    let Some(affinity) = &spec.affinity else { return };
+    let lists = [("podAffinity", PodTerms::near(affinity)), ("podAntiAffinity", PodTerms::apart(affinity))];
+    for (what, terms) in lists {
         let at = |which: &str, i: usize| base.child("spec.affinity").child(what).child(which).index(i);
         let blank = |t: &PodAffinityTerm| t.label_selector.is_none();
-        let required = required.into_iter().flatten().enumerate().filter(|(_, t)| blank(t));
+        let required = terms.required.iter().enumerate().filter(|(_, t)| blank(t));
         out.extend(required.map(|(i, _)| no_selector(&at(REQUIRED, i).child("labelSelector"))));
-        let preferred =
-            preferred.into_iter().flatten().enumerate().filter(|(_, t)| blank(&t.pod_affinity_term));
+        let preferred = terms.preferred.iter().enumerate().filter(|(_, t)| blank(&t.pod_affinity_term));
         out.extend(
             preferred.map(|(i, _)| no_selector(&at(PREFERRED, i).child("podAffinityTerm.labelSelector"))),
-        );
-    };
-    let Some(affinity) = &spec.affinity else { return };
-    if let Some(a) = &affinity.pod_affinity {
-        tell(
-            "podAffinity",
-            a.required_during_scheduling_ignored_during_execution.as_ref(),
-            a.preferred_during_scheduling_ignored_during_execution.as_ref(),
-        );
-    }
-    if let Some(a) = &affinity.pod_anti_affinity {
-        tell(
-            "podAntiAffinity",
-            a.required_during_scheduling_ignored_during_execution.as_ref(),
-            a.preferred_during_scheduling_ignored_during_execution.as_ref(),
         );
     }
 }
