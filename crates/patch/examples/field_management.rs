@@ -1,4 +1,4 @@
-//! Prints what field management costs: `cargo run --release -p patch --example timing`.
+//! Prints what field management costs: `cargo run --release -p patch --example field_management`.
 
 use patch::apply::{Apply, apply};
 use patch::managed::{Write, update};
