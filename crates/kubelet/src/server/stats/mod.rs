@@ -19,6 +19,7 @@ pub struct Summary {
     pub pods: Vec<PodStats>,
 }
 
+/// The node as a whole. Figures that cannot be had are left out, here and below.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStats {
@@ -43,19 +44,24 @@ pub struct NodeStats {
     pub own_image_fs: bool,
 }
 
+/// Of the container runtime.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuntimeStats {
     pub image_fs: FsStats,
 }
 
+/// Processes of the node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RlimitStats {
     pub time: Moment,
+    /// As many as there can be.
     pub maxpid: u64,
+    /// As many as there are.
     pub curproc: u64,
 }
 
+/// Which pod a figure is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodReference {
     pub name: String,
@@ -63,6 +69,7 @@ pub struct PodReference {
     pub uid: String,
 }
 
+/// A pod with its sandbox: at least what its containers use together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodStats {
@@ -97,11 +104,13 @@ pub struct VolumeStats {
     pub local: bool,
 }
 
+/// Processes of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessStats {
     pub process_count: u64,
 }
 
+/// A running container.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerStats {
@@ -111,6 +120,7 @@ pub struct ContainerStats {
     pub cpu: Option<CpuStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory: Option<MemoryStats>,
+    /// What it wrote over its image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs: Option<FsStats>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -119,16 +129,19 @@ pub struct ContainerStats {
     pub swap: Option<SwapStats>,
 }
 
+/// Time on a CPU.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CpuStats {
     pub time: Moment,
-    /// Of the time between this look and the last one.
+    /// Billionths of a core, over the time between this look and the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usage_nano_cores: Option<u64>,
+    /// Since the start.
     pub usage_core_nano_seconds: u64,
 }
 
+/// Memory of a cgroup.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MemoryStats {
@@ -137,12 +150,14 @@ pub struct MemoryStats {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub available_bytes: Option<u64>,
     pub usage_bytes: u64,
+    /// What is used without what the kernel can give up: the file cache that nobody has touched lately.
     pub working_set_bytes: u64,
     pub rss_bytes: u64,
     pub page_faults: u64,
     pub major_page_faults: u64,
 }
 
+/// Swap of a cgroup.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SwapStats {
@@ -152,6 +167,7 @@ pub struct SwapStats {
     pub swap_usage_bytes: u64,
 }
 
+/// A file system, of which the part that is used is told for whoever the figures are about.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FsStats {
@@ -164,6 +180,7 @@ pub struct FsStats {
     pub inodes_used: u64,
 }
 
+/// Network interfaces, without the loopback.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkStats {
@@ -174,6 +191,7 @@ pub struct NetworkStats {
     pub interfaces: Vec<InterfaceStats>,
 }
 
+/// What an interface has carried since it was made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InterfaceStats {

@@ -3,132 +3,137 @@
 
 use std::fmt::Write;
 
-use super::{CpuStats, MemoryStats, Moment, PodStats, Summary};
+use super::{ContainerStats, CpuStats, InterfaceStats, MemoryStats, Moment, PodStats, Summary, SwapStats};
 
-/// `/metrics/resource` (the stable resource metrics of the kubelet).
+/// `/metrics/resource`: the kubelet's stable resource metrics and those of swap
+/// (upstream's `kubelet/metrics/collectors/resource_metrics.go`).
 pub fn resource(summary: &Summary) -> String {
     let mut out = Text::default();
+    let node = |sample| std::iter::once((String::new(), sample));
+    let pods = || summary.pods.iter().map(|pod| (pod_labels(pod), pod));
     out.family(
         "container_cpu_usage_seconds_total",
         "[STABLE] Cumulative cpu time consumed by the container in core-seconds",
-        "counter",
+        COUNTER,
+        containers(summary).map(|(labels, container)| (labels, cpu_seconds(container.cpu.as_ref()))),
     );
-    for (labels, container) in containers(summary) {
-        out.cpu("container_cpu_usage_seconds_total", &labels, container.cpu.as_ref());
-    }
     out.family(
         "container_memory_working_set_bytes",
         "[STABLE] Current working set of the container in bytes",
-        "gauge",
+        GAUGE,
+        containers(summary)
+            .map(|(labels, container)| (labels, memory(container.memory.as_ref(), WORKING_SET))),
     );
-    for (labels, container) in containers(summary) {
-        out.working_set("container_memory_working_set_bytes", &labels, container.memory.as_ref());
-    }
     out.family(
         "container_start_time_seconds",
         "[STABLE] Start time of the container since unix epoch in seconds",
-        "gauge",
+        GAUGE,
+        containers(summary).map(|(labels, container)| (labels, start_time(container))),
     );
-    for (labels, container) in containers(summary) {
-        out.line("container_start_time_seconds", &labels, seconds(&container.start_time), None);
-    }
+    out.family(
+        "container_swap_limit_bytes",
+        "[ALPHA] Current amount of the container swap limit in bytes. Reported only on non-windows systems",
+        GAUGE,
+        containers(summary).map(|(labels, container)| (labels, swap_limit(container.swap.as_ref()))),
+    );
     out.family(
         "container_swap_usage_bytes",
         "[ALPHA] Current amount of the container swap usage in bytes. Reported only on non-windows systems",
-        "gauge",
+        GAUGE,
+        containers(summary).map(|(labels, container)| (labels, swap_usage(container.swap.as_ref()))),
     );
-    for (labels, container) in containers(summary) {
-        if let Some(swap) = &container.swap {
-            out.line("container_swap_usage_bytes", &labels, number(swap.swap_usage_bytes), Some(&swap.time));
-        }
-    }
     out.family(
         "node_cpu_usage_seconds_total",
         "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
-        "counter",
+        COUNTER,
+        node(cpu_seconds(summary.node.cpu.as_ref())),
     );
-    out.cpu("node_cpu_usage_seconds_total", "", summary.node.cpu.as_ref());
-    out.family("node_memory_working_set_bytes", "[STABLE] Current working set of the node in bytes", "gauge");
-    out.working_set("node_memory_working_set_bytes", "", summary.node.memory.as_ref());
+    out.family(
+        "node_memory_working_set_bytes",
+        "[STABLE] Current working set of the node in bytes",
+        GAUGE,
+        node(memory(summary.node.memory.as_ref(), WORKING_SET)),
+    );
+    out.family(
+        "node_swap_usage_bytes",
+        "[ALPHA] Current swap usage of the node in bytes. Reported only on non-windows systems",
+        GAUGE,
+        node(swap_usage(summary.node.swap.as_ref())),
+    );
     out.family(
         "pod_cpu_usage_seconds_total",
         "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
-        "counter",
+        COUNTER,
+        pods().map(|(labels, pod)| (labels, cpu_seconds(pod.cpu.as_ref()))),
     );
-    for pod in &summary.pods {
-        out.cpu("pod_cpu_usage_seconds_total", &pod_labels(pod), pod.cpu.as_ref());
-    }
-    out.family("pod_memory_working_set_bytes", "[STABLE] Current working set of the pod in bytes", "gauge");
-    for pod in &summary.pods {
-        out.working_set("pod_memory_working_set_bytes", &pod_labels(pod), pod.memory.as_ref());
-    }
+    out.family(
+        "pod_memory_working_set_bytes",
+        "[STABLE] Current working set of the pod in bytes",
+        GAUGE,
+        pods().map(|(labels, pod)| (labels, memory(pod.memory.as_ref(), WORKING_SET))),
+    );
+    out.family(
+        "pod_swap_usage_bytes",
+        "[ALPHA] Current amount of the pod swap usage in bytes. Reported only on non-windows systems",
+        GAUGE,
+        pods().map(|(labels, pod)| (labels, swap_usage(pod.swap.as_ref()))),
+    );
     out.family(
         "resource_scrape_error",
         "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
-        "gauge",
+        GAUGE,
+        node(Some(Sample::now(0))),
     );
-    out.line("resource_scrape_error", "", "0".into(), None);
-    out.family(
-        "scrape_error",
-        "[ALPHA] 1 if there was an error while getting container metrics, 0 otherwise",
-        "gauge",
-    );
-    out.line("scrape_error", "", "0".into(), None);
     out.0
 }
 
 /// `/metrics/cadvisor`.
 pub fn cadvisor(summary: &Summary, cpu_cores: u64, memory_bytes: u64) -> String {
     let mut out = Text::default();
-    out.family("machine_cpu_cores", "Number of logical CPU cores.", "gauge");
-    out.line("machine_cpu_cores", "", number(cpu_cores), None);
-    out.family("machine_memory_bytes", "Amount of memory installed on the machine.", "gauge");
-    out.line("machine_memory_bytes", "", number(memory_bytes), None);
-    out.family("container_cpu_usage_seconds_total", "Cumulative cpu time consumed in seconds.", "counter");
-    for (labels, cpu, _) in all(summary) {
-        out.cpu("container_cpu_usage_seconds_total", &format!("{labels},cpu=\"total\""), cpu);
-    }
+    let machine = |value| std::iter::once((String::new(), Some(Sample::now(value))));
+    out.family("machine_cpu_cores", "Number of logical CPU cores.", GAUGE, machine(cpu_cores));
     out.family(
-        "container_memory_usage_bytes",
-        "Current memory usage in bytes, including all memory regardless of when it was accessed",
-        "gauge",
+        "machine_memory_bytes",
+        "Amount of memory installed on the machine.",
+        GAUGE,
+        machine(memory_bytes),
     );
-    for (labels, _, memory) in all(summary) {
-        out.memory("container_memory_usage_bytes", &labels, memory, |m| m.usage_bytes);
-    }
-    out.family("container_memory_working_set_bytes", "Current working set in bytes.", "gauge");
-    for (labels, _, memory) in all(summary) {
-        out.memory("container_memory_working_set_bytes", &labels, memory, |m| m.working_set_bytes);
-    }
-    out.family("container_memory_rss", "Size of RSS in bytes.", "gauge");
-    for (labels, _, memory) in all(summary) {
-        out.memory("container_memory_rss", &labels, memory, |m| m.rss_bytes);
+    out.family(
+        "container_cpu_usage_seconds_total",
+        "Cumulative cpu time consumed in seconds.",
+        COUNTER,
+        all(summary).map(|(labels, cpu, _)| (format!("{labels},cpu=\"total\""), cpu_seconds(cpu))),
+    );
+    for (name, help, of) in MEMORY {
+        out.family(name, help, GAUGE, all(summary).map(|(labels, _, stats)| (labels, memory(stats, of))));
     }
     for (name, help, of) in NETWORK {
-        out.family(name, help, "counter");
-        for pod in &summary.pods {
-            for interface in pod.network.iter().flat_map(|network| &network.interfaces) {
-                let labels = format!("{},interface={}", cadvisor_labels(pod, ""), quote(&interface.name));
-                out.line(name, &labels, number(of(interface)), None);
-            }
-        }
+        let figure = |(labels, interface)| (labels, Some(Sample::now(of(interface))));
+        out.family(name, help, COUNTER, interfaces(summary).map(figure));
     }
     out.family(
         "container_start_time_seconds",
         "Start time of the container since unix epoch in seconds.",
-        "gauge",
+        GAUGE,
+        containers(summary).map(|(labels, container)| (labels, start_time(container))),
     );
-    for pod in &summary.pods {
-        for container in &pod.containers {
-            let labels = cadvisor_labels(pod, &container.name);
-            out.line("container_start_time_seconds", &labels, seconds(&container.start_time), None);
-        }
-    }
     out.0
 }
 
-type Figure = fn(&super::InterfaceStats) -> u64;
-const NETWORK: [(&str, &str, Figure); 4] = [
+type MemoryFigure = fn(&MemoryStats) -> u64;
+const WORKING_SET: MemoryFigure = |memory| memory.working_set_bytes;
+const MEMORY: [(&str, &str, MemoryFigure); 3] = [
+    (
+        "container_memory_usage_bytes",
+        "Current memory usage in bytes, including all memory regardless of when it was accessed",
+        |memory| memory.usage_bytes,
+    ),
+    ("container_memory_working_set_bytes", "Current working set in bytes.", WORKING_SET),
+    ("container_memory_rss", "Size of RSS in bytes.", |memory| memory.rss_bytes),
+];
+
+type NetworkFigure = fn(&InterfaceStats) -> u64;
+const NETWORK: [(&str, &str, NetworkFigure); 4] = [
     ("container_network_receive_bytes_total", "Cumulative count of bytes received", |i| i.rx_bytes),
     (
         "container_network_receive_errors_total",
@@ -143,19 +148,33 @@ const NETWORK: [(&str, &str, Figure); 4] = [
     ),
 ];
 
-fn containers(summary: &Summary) -> impl Iterator<Item = (String, &super::ContainerStats)> {
-    summary.pods.iter().flat_map(|pod| {
-        pod.containers.iter().map(move |c| (format!("container={},{}", quote(&c.name), pod_labels(pod)), c))
-    })
+/// Every container with its labels.
+fn containers(summary: &Summary) -> impl Iterator<Item = (String, &ContainerStats)> {
+    summary
+        .pods
+        .iter()
+        .flat_map(|pod| pod.containers.iter().map(move |c| (container_labels(pod, &c.name), c)))
 }
 
 /// Pods, with an empty container name, and containers.
 fn all(summary: &Summary) -> impl Iterator<Item = (String, Option<&CpuStats>, Option<&MemoryStats>)> {
     summary.pods.iter().flat_map(|pod| {
-        let own = (cadvisor_labels(pod, ""), pod.cpu.as_ref(), pod.memory.as_ref());
-        let containers =
-            pod.containers.iter().map(|c| (cadvisor_labels(pod, &c.name), c.cpu.as_ref(), c.memory.as_ref()));
+        let own = (container_labels(pod, ""), pod.cpu.as_ref(), pod.memory.as_ref());
+        let containers = pod
+            .containers
+            .iter()
+            .map(|c| (container_labels(pod, &c.name), c.cpu.as_ref(), c.memory.as_ref()));
         std::iter::once(own).chain(containers)
+    })
+}
+
+/// Every pod's interfaces.
+fn interfaces(summary: &Summary) -> impl Iterator<Item = (String, &InterfaceStats)> {
+    summary.pods.iter().flat_map(|pod| {
+        let of_pod = pod.network.iter().flat_map(|network| &network.interfaces);
+        of_pod.map(move |interface| {
+            (format!("{},interface={}", container_labels(pod, ""), quote(&interface.name)), interface)
+        })
     })
 }
 
@@ -163,7 +182,7 @@ fn pod_labels(pod: &PodStats) -> String {
     format!("namespace={},pod={}", quote(&pod.pod_ref.namespace), quote(&pod.pod_ref.name))
 }
 
-fn cadvisor_labels(pod: &PodStats, container: &str) -> String {
+fn container_labels(pod: &PodStats, container: &str) -> String {
     format!("container={},{}", quote(container), pod_labels(pod))
 }
 
@@ -171,65 +190,85 @@ fn quote(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
 }
 
-fn number(value: u64) -> String {
-    value.to_string()
+/// A figure in Prometheus' form.
+struct Sample<'a> {
+    value: String,
+    /// When it was so, where it is not now.
+    time: Option<&'a Moment>,
 }
 
-fn seconds(time: &Moment) -> String {
-    let millis = time.0.as_millisecond();
-    format!("{}.{:03}", millis / 1000, millis % 1000)
+impl<'a> Sample<'a> {
+    fn now(value: u64) -> Self {
+        Self { value: value.to_string(), time: None }
+    }
+
+    fn at(value: u64, time: &'a Moment) -> Self {
+        Self { value: value.to_string(), time: Some(time) }
+    }
 }
+
+fn cpu_seconds(cpu: Option<&CpuStats>) -> Option<Sample<'_>> {
+    let cpu = cpu?;
+    let nanos = cpu.usage_core_nano_seconds;
+    let value = format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
+    Some(Sample { value, time: Some(&cpu.time) })
+}
+
+fn memory(memory: Option<&MemoryStats>, of: MemoryFigure) -> Option<Sample<'_>> {
+    memory.map(|memory| Sample::at(of(memory), &memory.time))
+}
+
+fn swap_usage(swap: Option<&SwapStats>) -> Option<Sample<'_>> {
+    swap.map(|swap| Sample::at(swap.swap_usage_bytes, &swap.time))
+}
+
+fn swap_limit(swap: Option<&SwapStats>) -> Option<Sample<'_>> {
+    let swap = swap?;
+    Some(Sample::at(swap.swap_available_bytes?.saturating_add(swap.swap_usage_bytes), &swap.time))
+}
+
+fn start_time(container: &ContainerStats) -> Option<Sample<'_>> {
+    let millis = container.start_time.0.as_millisecond();
+    Some(Sample { value: format!("{}.{:03}", millis / 1000, millis % 1000), time: None })
+}
+
+const COUNTER: &str = "counter";
+const GAUGE: &str = "gauge";
 
 #[derive(Default)]
 struct Text(String);
 
 impl Text {
-    fn family(&mut self, name: &str, help: &str, kind: &str) {
-        // writing into a String cannot fail
-        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
-    }
-
-    fn line(&mut self, name: &str, labels: &str, value: String, time: Option<&Moment>) {
-        let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
-        let time = time.map(|time| format!(" {}", time.0.as_millisecond())).unwrap_or_default();
-        let _ = writeln!(self.0, "{name}{labels} {value}{time}");
-    }
-
-    fn cpu(&mut self, name: &str, labels: &str, cpu: Option<&CpuStats>) {
-        if let Some(cpu) = cpu {
-            let nanos = cpu.usage_core_nano_seconds;
-            let value = format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
-            self.line(name, labels, value, Some(&cpu.time));
-        }
-    }
-
-    fn memory(
+    /// A metric with its samples by their labels; what has no figure has no line.
+    fn family<'a>(
         &mut self,
         name: &str,
-        labels: &str,
-        memory: Option<&MemoryStats>,
-        of: impl Fn(&MemoryStats) -> u64,
+        help: &str,
+        kind: &str,
+        samples: impl Iterator<Item = (String, Option<Sample<'a>>)>,
     ) {
-        if let Some(memory) = memory {
-            self.line(name, labels, number(of(memory)), Some(&memory.time));
+        // writing into a String cannot fail
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        for (labels, sample) in samples {
+            let Some(Sample { value, time }) = sample else { continue };
+            let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
+            let time = time.map(|time| format!(" {}", time.0.as_millisecond())).unwrap_or_default();
+            let _ = writeln!(self.0, "{name}{labels} {value}{time}");
         }
-    }
-
-    fn working_set(&mut self, name: &str, labels: &str, memory: Option<&MemoryStats>) {
-        self.memory(name, labels, memory, |memory| memory.working_set_bytes);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::stats::{ContainerStats, NodeStats, PodReference};
+    use crate::server::stats::{NodeStats, PodReference};
 
     #[test]
     fn resource_metrics_have_upstreams_names_and_labels() {
         let time = Moment("2026-06-01T00:00:00Z".parse().unwrap());
         let cpu =
             CpuStats { time: time.clone(), usage_nano_cores: None, usage_core_nano_seconds: 1_500_000_000 };
+        let swap = SwapStats { time: time.clone(), swap_available_bytes: Some(7), swap_usage_bytes: 5 };
         let node = NodeStats {
             own_image_fs: false,
             node_name: "n1".into(),
@@ -240,7 +279,7 @@ mod tests {
             fs: None,
             runtime: None,
             rlimit: None,
-            swap: None,
+            swap: Some(swap.clone()),
         };
         let container = ContainerStats {
             name: "app".into(),
@@ -249,7 +288,7 @@ mod tests {
             memory: None,
             rootfs: None,
             logs: None,
-            swap: None,
+            swap: Some(swap.clone()),
         };
         let pod = PodStats {
             volume: Vec::new(),
@@ -261,7 +300,7 @@ mod tests {
             network: None,
             ephemeral_storage: None,
             process_stats: None,
-            swap: None,
+            swap: Some(swap.clone()),
         };
         let summary = Summary { node, pods: vec![pod] };
         let text = resource(&summary);
@@ -270,10 +309,15 @@ mod tests {
             "node_cpu_usage_seconds_total 1.500000000 1780272000000\n",
             "pod_cpu_usage_seconds_total{namespace=\"default\",pod=\"p\"} 1.500000000 1780272000000\n",
             "container_start_time_seconds{container=\"app\",namespace=\"default\",pod=\"p\"} 1780272000.000\n",
+            "container_swap_usage_bytes{container=\"app\",namespace=\"default\",pod=\"p\"} 5 1780272000000\n",
+            "container_swap_limit_bytes{container=\"app\",namespace=\"default\",pod=\"p\"} 12 1780272000000\n",
+            "node_swap_usage_bytes 5 1780272000000\n",
+            "pod_swap_usage_bytes{namespace=\"default\",pod=\"p\"} 5 1780272000000\n",
             "resource_scrape_error 0\n",
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
+        assert!(!text.contains("\nscrape_error "), "upstream hides it since 1.29");
         let json = serde_json::to_value(&summary).unwrap();
         assert_eq!(json["pods"][0]["containers"][0]["cpu"]["usageCoreNanoSeconds"], 1_500_000_000);
         assert_eq!(json["pods"][0]["podRef"]["namespace"], "default");
