@@ -73,7 +73,8 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let root_ca = server.pki().ca.identity.certificate_pem.clone();
     let mut parts = Parts::new(shutdown.clone());
 
-    let (addresses, to_api, token) = (
+    let (data, addresses, to_api, token) = (
+        args.data.clone(),
         args.addresses.clone(),
         client("kube-controller-manager", &Leaf::controller_manager()),
         shutdown.clone(),
@@ -81,7 +82,7 @@ async fn serve(args: Args, shutdown: CancellationToken) -> anyhow::Result<()> {
     let as_account = service_accounts(&server);
     server.front().components.runs_here("kube-controller-manager");
     parts.start("kube-controller-manager", async move {
-        component::controller_manager::serve(to_api, as_account, &addresses, root_ca, token).await
+        component::controller_manager::serve(to_api, as_account, &data, &addresses, root_ca, token).await
     });
 
     let (data, to_api, token) =

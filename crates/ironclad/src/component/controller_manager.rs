@@ -1,6 +1,7 @@
 //! `kube-controller-manager`: every controller.
 
-use super::{Addresses, Connect, block_on};
+use super::{Addresses, Connect, block_on, secure};
+use crate::paths::DataDir;
 use crate::{host, notify};
 use anyhow::Context;
 use std::path::PathBuf;
@@ -12,6 +13,8 @@ pub struct Args {
     connect: Connect,
     #[command(flatten)]
     addresses: Addresses,
+    #[command(flatten)]
+    port: secure::Port,
     /// Certificate authority published to pods as kube-root-ca.crt [default: <data-dir>/pki/ca.crt]
     #[arg(long)]
     root_ca_file: Option<PathBuf>,
@@ -24,6 +27,8 @@ pub struct Args {
 }
 
 const NAME: &str = "kube-controller-manager";
+/// Upstream's `--secure-port`.
+const PORT: u16 = 10257;
 /// Upstream's default for IPv4.
 const NODE_CIDR_MASK_SIZE: u8 = 24;
 
@@ -44,10 +49,23 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             ),
             ..config
         };
+        let port = args.port.open(NAME, PORT, &args.connect.data, &client).await?;
         notify::ready();
-        controllers::run(client, config, shutdown).await;
+        both(client, config, port, shutdown).await;
         Ok(())
     })
+}
+
+/// The controllers, and their port.
+async fn both(
+    client: kube::Client,
+    config: controllers::Config,
+    port: Option<secure::Secure>,
+    shutdown: CancellationToken,
+) {
+    let metrics = config.metrics.clone();
+    let pages = secure::pages(move || metrics.render());
+    secure::beside(controllers::run(client, config, shutdown.clone()), port, pages, shutdown).await;
 }
 
 fn config(
@@ -69,6 +87,7 @@ fn config(
 pub async fn serve(
     client: kube::Client,
     client_for: client::identity::ClientFor,
+    data: &DataDir,
     addresses: &Addresses,
     root_ca_pem: String,
     shutdown: CancellationToken,
@@ -77,6 +96,7 @@ pub async fn serve(
         client_for: Some(client_for),
         ..config(addresses, NODE_CIDR_MASK_SIZE, root_ca_pem)?
     };
-    controllers::run(client, config, shutdown).await;
+    let port = secure::Port::open_local(NAME, PORT, data, &client).await;
+    both(client, config, port, shutdown).await;
     Ok(())
 }

@@ -5,6 +5,7 @@ pub mod apiserver;
 pub mod controller_manager;
 pub mod dns;
 pub mod kubelet;
+mod process;
 pub mod proxy;
 pub mod scheduler;
 mod secure;

@@ -35,13 +35,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 /// Within `ironclad server`: alone, so without an election.
 pub async fn serve(client: kube::Client, data: &DataDir, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let port = match secure::Port::local().open(NAME, PORT, data, &client).await {
-        Ok(port) => port,
-        Err(error) => {
-            tracing::warn!(error = format!("{error:#}"), "{NAME} serves no metrics");
-            None
-        }
-    };
+    let port = secure::Port::open_local(NAME, PORT, data, &client).await;
     both(client, scheduler::Config::default(), port, shutdown).await;
     Ok(())
 }
@@ -54,10 +48,6 @@ async fn both(
     shutdown: CancellationToken,
 ) {
     let metrics = config.metrics.clone();
-    let serving = async {
-        if let Some(port) = port {
-            port.serve(secure::pages(move || metrics.render()), shutdown.clone()).await;
-        }
-    };
-    tokio::join!(scheduler::run(client, config, shutdown.clone()), serving);
+    let pages = secure::pages(move || metrics.render());
+    secure::beside(scheduler::run(client, config, shutdown.clone()), port, pages, shutdown).await;
 }

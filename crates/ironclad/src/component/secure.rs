@@ -1,6 +1,7 @@
 //! The secure port of a component that serves but its health and its metrics: TLS, and the API server's word
 //! on who asks and whether they may (upstream's delegated authentication and authorization).
 
+use super::process;
 use crate::paths::DataDir;
 use anyhow::Context;
 use auth::User;
@@ -62,18 +63,22 @@ pub struct Port {
 /// What is served: the text for a path, None for a path that is unknown.
 pub type Pages = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-/// Health, and the metrics that `render` gives.
+/// Health, and the metrics that `render` gives with those of the process.
 pub fn pages(render: impl Fn() -> String + Send + Sync + 'static) -> Pages {
     Arc::new(move |path| match path {
         "/healthz" | "/livez" | "/readyz" => Some("ok".to_owned()),
-        "/metrics" => Some(render()),
+        "/metrics" => {
+            let mut text = render();
+            process::append(&mut text);
+            Some(text)
+        }
         _ => None,
     })
 }
 
 impl Port {
     /// For this machine alone, with nothing given.
-    pub fn local() -> Self {
+    fn local() -> Self {
         Self {
             bind_address: IpAddr::from([127, 0, 0, 1]),
             secure_port: None,
@@ -81,6 +86,23 @@ impl Port {
             tls_private_key_file: None,
             client_ca_file: None,
             authorization_always_allow_paths: ["/healthz", "/readyz", "/livez"].map(str::to_owned).to_vec(),
+        }
+    }
+
+    /// The port of a component within `ironclad server`: for this machine alone. The cluster does without it where it
+    /// cannot be had.
+    pub async fn open_local(
+        component: &str,
+        own_port: u16,
+        data: &DataDir,
+        client: &kube::Client,
+    ) -> Option<Secure> {
+        match Self::local().open(component, own_port, data, client).await {
+            Ok(port) => port,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "{component} serves no metrics");
+                None
+            }
         }
     }
 
@@ -137,6 +159,21 @@ pub struct Secure {
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     gate: Arc<Gate>,
+}
+
+/// Runs a component, and serves its port meanwhile where there is one.
+pub async fn beside(
+    component: impl Future<Output = ()>,
+    port: Option<Secure>,
+    pages: Pages,
+    shutdown: CancellationToken,
+) {
+    let serving = async {
+        if let Some(port) = port {
+            port.serve(pages, shutdown).await;
+        }
+    };
+    tokio::join!(component, serving);
 }
 
 impl Secure {
