@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The cluster as it is known, the pods that wait, and the rules by which they are placed.
 pub struct Core {
     pub profile: Profile,
     pub snapshot: Snapshot,
@@ -34,6 +35,8 @@ pub struct Explanation {
     pub message: String,
     /// Room that can be made for it.
     pub room: Room,
+    /// Less important pods that lose the room kept for them there: they find another sooner.
+    pub displaced: Vec<Arc<PodInfo>>,
     /// Whether room was looked for.
     pub tried_preemption: bool,
 }
@@ -126,6 +129,7 @@ impl Core {
         }
     }
 
+    /// A namespace appeared or has other labels; None where it went.
     pub fn on_namespace(&mut self, name: &str, labels: Option<BTreeMap<String, String>>, now: Instant) {
         match labels {
             None => self.snapshot.remove_namespace(name),
@@ -137,6 +141,7 @@ impl Core {
         }
     }
 
+    /// Each `on_*` of what volumes need takes a change and wakes the pods that it could help. What went helps nobody.
     pub fn on_claim(&mut self, d: &Delta<PersistentVolumeClaim>, now: Instant) {
         let old = self.snapshot.volumes.set_claim(&d.key, d.new.clone());
         if let Some(new) = &d.new {
@@ -179,6 +184,7 @@ impl Core {
         }
     }
 
+    /// An attachment that went makes room on its node.
     pub fn on_attachment(&mut self, d: &Delta<VolumeAttachment>, now: Instant) {
         match (&d.old, &d.new) {
             (_, Some(new)) => self.snapshot.volumes.set_attachment(new, false),
@@ -212,15 +218,19 @@ impl Core {
             }
             Err(error) => *error,
         };
+        let mut displaced = Vec::new();
         match &error.room {
-            Room::Made(candidate) => self.snapshot.nominate(pod.clone(), &candidate.node),
+            Room::Made(candidate) => {
+                displaced = self.snapshot.displace(&candidate.node, pod.priority);
+                self.snapshot.nominate(pod.clone(), &candidate.node);
+            }
             Room::NotSought => {}
             Room::None => drop(self.snapshot.denominate(&pod.key)),
         }
         let message = error.message();
         let tried_preemption = error.all_nodes > 0 && error.pre_filter.is_none();
         self.queue.failed(&pod.key, &pod.uid, Failure::Unschedulable(error.plugins), now);
-        Some(Step::Explain(Explanation { pod, message, room: error.room, tried_preemption }))
+        Some(Step::Explain(Explanation { pod, message, room: error.room, displaced, tried_preemption }))
     }
 
     /// The API server has been told why the pod was refused.
@@ -339,6 +349,33 @@ mod tests {
         assert_eq!(next(&mut c, t), "p to a");
         c.not_bound(&old, &Reservation::default(), true, t);
         assert!(c.snapshot.is_assumed(&new.key) && c.queue.pod(&new.key).is_some());
+    }
+
+    #[test]
+    fn a_more_important_pod_takes_the_room_of_a_lesser() {
+        let (mut c, t) = (core(), Instant::now());
+        c.on_node(None, Some(&node("a", json!({}))), t);
+        let asking = |name: &str, priority: i32| {
+            pod(
+                name,
+                json!({"priority": priority, "containers": [{"resources": {"requests": {"cpu": "3"}}}]}),
+            )
+        };
+        let victim = pod(
+            "v",
+            json!({"nodeName": "a", "priority": 1, "containers": [{"resources": {"requests": {"cpu": "3"}}}]}),
+        );
+        c.on_pod(&victim.key, Some(victim.pod.clone()), t);
+        let mut explain = |pod: &Arc<PodInfo>| {
+            c.on_pod(&pod.key, Some(pod.pod.clone()), t);
+            let Some(Step::Explain(e)) = c.next(0, t) else { panic!("there is no room yet") };
+            c.explained(&e.pod);
+            let displaced: Vec<String> = e.displaced.iter().map(|p| p.key.name.to_string()).collect();
+            (matches!(e.room, Room::Made(_)), displaced)
+        };
+        assert_eq!(explain(&asking("lesser", 5)), (true, Vec::new()));
+        assert_eq!(explain(&asking("more", 9)), (true, vec!["lesser".to_owned()]));
+        assert_eq!(c.snapshot.nominated("a", 0, &victim.key).len(), 1);
     }
 
     #[test]

@@ -71,6 +71,7 @@ pub struct Turn {
     pub dice: u64,
 }
 
+/// Where a pod goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     pub node: String,
@@ -143,6 +144,7 @@ impl<'a> Clone for Filters<'a> {
 }
 
 impl Filters<'_> {
+    /// The first refusal, with its plugin.
     pub fn filter(&self, node: &NodeInfo) -> Result<(), (&'static str, Refusal)> {
         self.0.iter().try_for_each(|(name, f)| f.filter(node).map_err(|r| (*name, r)))
     }

@@ -38,6 +38,7 @@ impl Refusal {
     }
 }
 
+/// Whether a node will do.
 pub type Verdict = Result<(), Refusal>;
 
 /// Judges nodes for one pod. What is tried in thought (room that is made, pods that may yet come) is tried on a
@@ -75,6 +76,7 @@ pub enum PreFilter<'a> {
 }
 
 impl<'a> PreFilter<'a> {
+    /// Judges every node.
     pub fn run(filter: impl Filter<'a> + 'a) -> Self {
         Self::Run { filter: Box::new(filter), nodes: None }
     }
@@ -88,6 +90,7 @@ pub trait Scorer {
     fn normalize(&self, _scores: &mut [i64], _nodes: &[&NodeInfo]) {}
 }
 
+/// A [`Scorer`] for one pod.
 pub type BoxedScorer<'a> = Box<dyn Scorer + 'a>;
 
 /// Scales scores so that the highest is [`MAX_NODE_SCORE`]. `reverse`: the lowest raw score is the best.
@@ -202,11 +205,13 @@ pub mod wakes {
     pub const CSI_DRIVER: u32 = 1 << 12;
     pub const CSI_STORAGE_CAPACITY: u32 = 1 << 13;
     pub const ATTACHMENT_GONE: u32 = 1 << 14;
+    /// A node appeared or changed.
     pub const NODE: u32 = NODE_ADDED | NODE_CHANGED;
     pub const ANY: u32 = u32::MAX;
 }
 
 impl Event<'_> {
+    /// Its bit in [`wakes`].
     pub fn bit(&self) -> u32 {
         match self {
             Self::NodeAdded(_) => wakes::NODE_ADDED,

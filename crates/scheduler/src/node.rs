@@ -10,6 +10,7 @@ use std::sync::Arc;
 const ZONE: &str = "topology.kubernetes.io/zone";
 const REGION: &str = "topology.kubernetes.io/region";
 
+/// A node as plugins see it: what it has, and what the pods on it take of that.
 #[derive(Clone, Debug, Default)]
 pub struct NodeInfo {
     pub name: String,
@@ -34,6 +35,7 @@ impl NodeInfo {
         Self { name: name.to_owned(), ..Default::default() }
     }
 
+    /// Takes the node as it is now; its pods stay.
     pub fn set_node(&mut self, node: Arc<Node>) {
         let status = node.status.as_ref();
         let allocatable = status.and_then(|s| s.allocatable.as_ref());

@@ -28,6 +28,7 @@ pub struct Resources {
 }
 
 impl Resources {
+    /// From amounts by their names.
     pub fn of(amounts: &meta_pod::Resources) -> Self {
         let mut out = Self::default();
         for (name, quantity) in amounts {
@@ -78,6 +79,7 @@ pub struct HostPort {
 }
 
 impl HostPort {
+    /// Whether both cannot be on one node.
     pub fn conflicts(&self, other: &Self) -> bool {
         let all = |ip: &str| ip.is_empty() || ip == "0.0.0.0";
         self.port == other.port
@@ -245,6 +247,7 @@ impl PodInfo {
         })
     }
 
+    /// Whether it is to be deleted and may still run.
     pub fn is_terminating(&self) -> bool {
         self.pod.metadata.deletion_timestamp.is_some()
     }

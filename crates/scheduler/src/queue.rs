@@ -80,6 +80,7 @@ const FAILED: &str = "ScheduleAttemptFailure";
 const BACKOFF_COMPLETE: &str = "BackoffComplete";
 const TIMEOUT: &str = "UnschedulableTimeout";
 
+/// The pods that wait, by where they wait.
 #[derive(Default)]
 pub struct Queue {
     entries: HashMap<Key, Entry>,
@@ -259,6 +260,7 @@ impl Queue {
         [backoff, leftover].into_iter().flatten().min()
     }
 
+    /// Pods by where they wait.
     pub fn counts(&self) -> Counts {
         let gated = self.entries.values().filter(|e| e.place == Place::Gated).count();
         Counts {

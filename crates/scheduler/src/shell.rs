@@ -1,6 +1,7 @@
 //! Feeds the core from informers and carries out what it decides: binds pods, explains in status and event,
 //! evicts for preemption.
 
+use futures::future::BoxFuture;
 use crate::core::{Core, Explanation, Step};
 use crate::framework::{Point, Status as Came};
 use crate::metrics::{Metrics, Outcome};
@@ -43,6 +44,7 @@ const VOLUMES_TIMEOUT: Duration = Duration::from_secs(600);
 /// Pods that wait for their volumes at a time; more are tried again later.
 const WAITS_FOR_VOLUMES: usize = 10_000;
 
+/// How a scheduler is run.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Schedules pods whose `spec.schedulerName` is this.
@@ -66,7 +68,12 @@ impl Default for Config {
 }
 
 /// Schedules until `shutdown`. With leader election, a scheduler that loses the lease runs for it again.
-pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
+pub fn run(client: Client, config: Config, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+    // boxed: its code is made here, once, and not again in the crate that polls it
+    Box::pin(elected(client, config, shutdown))
+}
+
+async fn elected(client: Client, config: Config, shutdown: CancellationToken) {
     let Some(election) = config.leader_election.clone() else {
         return lead(client, config, shutdown).await;
     };
@@ -455,7 +462,7 @@ impl Shell {
     }
 
     async fn explain(&self, explanation: Explanation) {
-        let Explanation { pod, message, room, tried_preemption } = explanation;
+        let Explanation { pod, message, room, displaced, tried_preemption } = explanation;
         if tried_preemption {
             let victims =
                 if let Room::Made(candidate) = &room { Some(candidate.victims.len()) } else { None };
@@ -472,6 +479,9 @@ impl Shell {
         self.write_status(&pod, Some(("Unschedulable", &message)), nomination).await;
         if let Room::Made(candidate) = room {
             self.evict(&pod, &candidate).await;
+        }
+        for lesser in displaced {
+            self.write_status(&lesser, None, Some(None)).await;
         }
         self.apply(|core, _| core.explained(&pod));
     }
@@ -514,9 +524,10 @@ impl Shell {
     async fn patch_status(&self, pod: &PodInfo, patch: Value) {
         let (api, params) = (self.pods(&pod.key), PatchParams::default());
         let patch = Patch::Strategic(patch);
-        match in_time(api.patch_status(&pod.key.name, &params, &patch)).await {
-            Err(Failed { gone: false, why }) => warn!(pod = %pod.key, "writing the status: {why}"),
-            Ok(_) | Err(Failed { gone: true, .. }) => {}
+        if let Err(Failed { gone: false, why }) =
+            in_time(api.patch_status(&pod.key.name, &params, &patch)).await
+        {
+            warn!(pod = %pod.key, "writing the status: {why}");
         }
     }
 

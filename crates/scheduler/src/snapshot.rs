@@ -12,6 +12,7 @@ use meta::LabelSelector;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+/// The cluster as decisions see it.
 #[derive(Default)]
 pub struct Snapshot {
     nodes: HashMap<String, NodeInfo>,
@@ -60,10 +61,12 @@ impl Snapshot {
         self.order.len()
     }
 
+    /// A node that exists.
     pub fn node(&self, name: &str) -> Option<&NodeInfo> {
         self.nodes.get(name).filter(|n| n.node.is_some())
     }
 
+    /// A node appeared or changed.
     pub fn set_node(&mut self, node: Arc<Node>) {
         let name = node.metadata.name.clone().unwrap_or_default();
         let info = self.nodes.entry(name.clone()).or_insert_with(|| NodeInfo::new(&name));
@@ -76,6 +79,7 @@ impl Snapshot {
         }
     }
 
+    /// A node went; its pods are known until they go too.
     pub fn remove_node(&mut self, name: &str) {
         let Some(info) = self.nodes.get_mut(name) else { return };
         count_images(&mut self.image_nodes, info, -1);
@@ -188,6 +192,7 @@ impl Snapshot {
         self.pods_with_affinity > 0
     }
 
+    /// Keeps room on the node for the pod.
     pub fn nominate(&mut self, pod: Arc<PodInfo>, node: &str) {
         self.nominated.insert(pod.key.clone(), (node.to_owned(), pod));
     }
@@ -195,6 +200,14 @@ impl Snapshot {
     /// The pod that room was kept for, if any.
     pub fn denominate(&mut self, key: &Key) -> Option<Arc<PodInfo>> {
         self.nominated.remove(key).map(|(_, pod)| pod)
+    }
+
+    /// Keeps no more room on the node for pods less important than `priority`: those that it was kept for.
+    pub fn displace(&mut self, node: &str, priority: i32) -> Vec<Arc<PodInfo>> {
+        let of_node = self.nominated.extract_if(|_, (on, pod)| on == node && pod.priority < priority);
+        let mut pods: Vec<Arc<PodInfo>> = of_node.map(|(_, (_, pod))| pod).collect();
+        pods.sort_by(|a, b| a.key.cmp(&b.key));
+        pods
     }
 
     /// Pods that wait for room on the node, at least as important as `priority`, but for `but`.

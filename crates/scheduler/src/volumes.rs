@@ -84,6 +84,7 @@ fn set<K: std::hash::Hash + Eq, T>(map: &mut HashMap<K, T>, key: K, new: Option<
     }
 }
 
+/// What is known of volumes and of what they come from.
 #[derive(Default)]
 pub struct Volumes {
     claims: HashMap<Key, Known<PersistentVolumeClaim>>,
