@@ -10,6 +10,7 @@ use crate::resource::{self, Resources};
 use auth::pki::{Identity, Leaf};
 use auth::token::VerifiedTokens;
 use auth::{Authorizer, Pki, PkiError, User};
+use futures::future::BoxFuture;
 use http_body_util::BodyExt;
 use meta::ApiError;
 use std::convert::Infallible;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use store::{Store, StoreError};
 use tokio::net::TcpListener;
+use tower::util::BoxCloneService;
 
 /// How a server is set up.
 #[derive(Clone, Debug)]
@@ -71,7 +73,12 @@ pub enum StartError {
     Task(#[from] tokio::task::JoinError),
 }
 
+/// The API server without a connection in between.
+pub type InMemory = BoxCloneService<http::Request<kube::client::Body>, crate::request::Response, Infallible>;
+
 /// A running API server.
+///
+/// What it gives to be polled is boxed: its code is then made once, here, and not in each crate that polls it.
 pub struct ApiServer {
     front: Arc<Front>,
     tls: Arc<Tls>,
@@ -86,7 +93,11 @@ impl ApiServer {
     ///
     /// # Errors
     /// Keys, store or objects cannot be read or written.
-    pub async fn start(config: Config, store: Arc<dyn Store>) -> Result<Arc<Self>, StartError> {
+    pub fn start(config: Config, store: Arc<dyn Store>) -> BoxFuture<'static, Result<Arc<Self>, StartError>> {
+        Box::pin(Self::open(config, store))
+    }
+
+    async fn open(config: Config, store: Arc<dyn Store>) -> Result<Arc<Self>, StartError> {
         let keys = {
             let config = config.clone();
             tokio::task::spawn_blocking(move || Keys::open(&config))
@@ -137,8 +148,16 @@ impl ApiServer {
     }
 
     /// Serves connections until `stop` is done; requests under way may then finish.
-    pub async fn serve(&self, listener: TcpListener, stop: impl Future<Output = ()>) {
-        front::serve(self.front.clone(), self.tls.clone(), listener, stop).await;
+    pub fn serve(
+        &self,
+        listener: TcpListener,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> BoxFuture<'static, ()> {
+        self.serving(listener, Box::pin(stop))
+    }
+
+    fn serving(&self, listener: TcpListener, stop: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+        Box::pin(front::serve(self.front.clone(), self.tls.clone(), listener, stop))
     }
 
     /// A client in this process: authenticated as `user`, authorized like anyone.
@@ -147,25 +166,15 @@ impl ApiServer {
     }
 
     /// As [`client`](Self::client), the service beneath.
-    pub fn in_memory(
-        &self,
-        user: User,
-    ) -> impl tower::Service<
-        http::Request<kube::client::Body>,
-        Response = crate::request::Response,
-        Error = Infallible,
-        Future: Send + 'static,
-    > + Clone
-    + Send
-    + 'static {
+    pub fn in_memory(&self, user: User) -> InMemory {
         let (front, peer) = (self.front.clone(), Arc::new(Peer::InProcess(Arc::new(user))));
-        tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        BoxCloneService::new(tower::service_fn(move |request: http::Request<kube::client::Body>| {
             let (front, peer) = (front.clone(), peer.clone());
             async move {
                 let request = request.map(|b| b.map_err(BoxError::from).boxed_unsync());
                 Ok::<_, Infallible>(front.handle(&peer, request).await)
             }
-        })
+        }))
     }
 
     pub fn front(&self) -> &Arc<Front> {

@@ -42,6 +42,7 @@ pub use plan::{Note, Op, Plan};
 pub use world::World;
 
 use client::{Client, Informers, Recorder};
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -85,7 +86,12 @@ impl Default for Config {
 const COMPONENT: &str = "kube-controller-manager";
 
 /// Runs every controller until the shutdown, or until the lease is lost.
-pub async fn run(client: Client, config: Config, shutdown: CancellationToken) {
+pub fn run(client: Client, config: Config, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+    // boxed: its code is made here, once, and not again in the crate that polls it
+    Box::pin(elected(client, config, shutdown))
+}
+
+async fn elected(client: Client, config: Config, shutdown: CancellationToken) {
     if !config.leader_elect {
         return run_all(client, config, shutdown).await;
     }

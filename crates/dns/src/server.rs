@@ -5,6 +5,7 @@ use crate::forward::Forwarder;
 use crate::register::Registration;
 use crate::zone::{Id, Zone};
 use client::{Informers, Options};
+use futures::future::BoxFuture;
 use hickory_proto::op::{Header, HeaderCounts, Metadata, OpCode, Query, ResponseCode};
 use hickory_proto::rr::Record;
 use hickory_server::Server;
@@ -51,7 +52,20 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Serves until shutdown. Queries wait for nothing: before the informers are filled, names of the cluster
 /// are refused with SERVFAIL, so that a client asks again and does not remember a wrong "no such name".
-pub async fn run(config: Config, client: kube::Client, shutdown: CancellationToken) -> Result<(), DnsError> {
+pub fn run(
+    config: Config,
+    client: kube::Client,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), DnsError>> {
+    // boxed: its code is made here, once, and not again in the crate that polls it
+    Box::pin(until_shutdown(config, client, shutdown))
+}
+
+async fn until_shutdown(
+    config: Config,
+    client: kube::Client,
+    shutdown: CancellationToken,
+) -> Result<(), DnsError> {
     let answers = Answers::new(&config.domain).ok_or_else(|| DnsError::Domain(config.domain.clone()))?;
     let resolv_conf = std::fs::read_to_string(&config.resolv_conf).unwrap_or_default();
     let forwarder = Forwarder::from_resolv_conf(&resolv_conf, &config.own);

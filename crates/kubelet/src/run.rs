@@ -1,5 +1,6 @@
 //! Runs a kubelet: connects its parts and keeps them going until told to stop.
 
+use futures::future::BoxFuture;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,7 +71,18 @@ pub struct Serving {
 ///
 /// # Errors
 /// What keeps it from starting: no cgroups, no runtime, a port that is taken.
-pub async fn run(
+pub fn run(
+    config: Config,
+    serving: Serving,
+    runtime: cri::Runtime,
+    client: Client,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), Error>> {
+    // boxed: its code is made here, once, and not again in the crate that polls it
+    Box::pin(until_shutdown(config, serving, runtime, client, shutdown))
+}
+
+async fn until_shutdown(
     config: Config,
     serving: Serving,
     runtime: cri::Runtime,

@@ -2,6 +2,7 @@
 
 use crate::{BRIDGE, cni, rules};
 use client::{Client, Informers, Key, Options};
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use netfilter::{Applier, NftError};
 use parking_lot::Mutex;
@@ -41,7 +42,20 @@ const SYSCTLS: [(&str, &str); 2] =
     [("net/ipv4/ip_forward", "1"), ("net/bridge/bridge-nf-call-iptables", "1")];
 
 /// Runs until shutdown; the network stays when it ends.
-pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), NetworkError> {
+pub fn run(
+    config: Config,
+    client: Client,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), NetworkError>> {
+    // boxed: its code is made here, once, and not again in the crate that polls it
+    Box::pin(until_shutdown(config, client, shutdown))
+}
+
+async fn until_shutdown(
+    config: Config,
+    client: Client,
+    shutdown: CancellationToken,
+) -> Result<(), NetworkError> {
     let informers = Informers::new(client);
     let changed = Arc::new(Notify::new());
     let node = informers.of::<Node>(Options::all().fields(format!("metadata.name={}", config.node_name)));

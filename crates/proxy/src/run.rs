@@ -5,6 +5,7 @@ use crate::metrics::Metrics;
 use crate::service::{Protocol, ServicePort, ports};
 use crate::{conntrack, rules};
 use client::{Client, Informer, Informers, Key, Options};
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use netfilter::{Applier, Fragment, NftError};
@@ -64,7 +65,20 @@ fn service_of(slice: &EndpointSlice) -> Option<Key> {
 }
 
 /// Serves until shutdown, leaving the rules in place: traffic goes on while the proxy is away.
-pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), ProxyError> {
+pub fn run(
+    config: Config,
+    client: Client,
+    shutdown: CancellationToken,
+) -> BoxFuture<'static, Result<(), ProxyError>> {
+    // boxed: its code is made here, once, and not again in the crate that polls it
+    Box::pin(until_shutdown(config, client, shutdown))
+}
+
+async fn until_shutdown(
+    config: Config,
+    client: Client,
+    shutdown: CancellationToken,
+) -> Result<(), ProxyError> {
     let informers = Informers::new(client);
     let services = informers.of::<Service>(Options::all());
     // the label's absence on headless services means that another component answers for them
