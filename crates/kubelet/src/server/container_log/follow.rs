@@ -65,10 +65,8 @@ impl Files {
         if events.contains(ReadFlags::MOVED_FROM) {
             file.name = None;
             self.moving = Some((cookie, at));
-        } else if events.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::DELETE) {
-            file.closed = true;
         } else {
-            file.closed = false;
+            file.closed = events.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::DELETE);
         }
         true
     }
