@@ -115,10 +115,12 @@ enum Value {
 }
 
 type Labels = Vec<(&'static str, String)>;
+/// The values of a gauge.
+type Series = Vec<(Labels, f64)>;
 
 /// What controllers read off the world when they are asked.
 #[derive(Default)]
-pub struct Levels(BTreeMap<&'static str, (&'static Metric, Vec<(Labels, f64)>)>);
+pub struct Levels(BTreeMap<&'static str, (&'static Metric, Series)>);
 
 impl Levels {
     pub fn set<const N: usize>(&mut self, metric: &'static Metric, labels: [&str; N], value: f64) {
@@ -197,8 +199,10 @@ impl QueueMeter {
     }
 }
 
+type ReadLevels = dyn Fn(&mut Levels) + Send + Sync;
 /// Tells the levels of one controller, as long as its owner keeps it.
-pub(crate) type Reader = Arc<dyn Fn(&mut Levels) + Send + Sync>;
+pub(crate) type Reader = Arc<ReadLevels>;
+type ReadStats = Box<dyn Fn() -> Stats + Send + Sync>;
 
 /// What the controllers count. Cloning shares it.
 #[derive(Clone)]
@@ -216,8 +220,8 @@ struct Inner {
 /// What is looked up when the metrics are asked for.
 #[derive(Default)]
 struct Asked {
-    queues: Mutex<BTreeMap<&'static str, Box<dyn Fn() -> Stats + Send + Sync>>>,
-    readers: Mutex<Vec<Weak<dyn Fn(&mut Levels) + Send + Sync>>>,
+    queues: Mutex<BTreeMap<&'static str, ReadStats>>,
+    readers: Mutex<Vec<Weak<ReadLevels>>>,
 }
 
 /// Upstream's, of both histograms of the work queues.
@@ -347,48 +351,50 @@ impl fmt::Debug for Asked {
     }
 }
 
-impl Collector for Asked {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+/// What is read of a queue.
+enum Reading {
+    Count(fn(&Stats) -> u64),
+    Level(fn(&Stats) -> f64),
+}
+
+const QUEUES: [(&str, &str, Reading); 5] = [
+    ("workqueue_adds", "Total number of adds handled by workqueue", Reading::Count(|s| s.adds)),
+    ("workqueue_retries", "Total number of retries handled by workqueue", Reading::Count(|s| s.retries)),
+    ("workqueue_depth", "Current depth of workqueue", Reading::Level(|s| s.depth as f64)),
+    (
+        "workqueue_unfinished_work_seconds",
+        "How many seconds of work has done that is in progress and hasn't been observed by work_duration. Large values indicate stuck threads. One can deduce the number of stuck threads by observing the rate at which this increases.",
+        Reading::Level(|s| s.unfinished.as_secs_f64()),
+    ),
+    (
+        "workqueue_longest_running_processor_seconds",
+        "How many seconds has the longest running processor for workqueue been running.",
+        Reading::Level(|s| s.longest.as_secs_f64()),
+    ),
+];
+
+impl Asked {
+    fn encode_queues(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let queues: Vec<_> =
-            self.queues.lock().iter().map(|(name, stats)| ([("name", *name)], stats())).collect();
-        let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        let counters: [(&str, &str, fn(&Stats) -> u64); 2] = [
-            ("workqueue_adds", "Total number of adds handled by workqueue", |s| s.adds),
-            ("workqueue_retries", "Total number of retries handled by workqueue", |s| s.retries),
-        ];
-        for (name, help, value) in counters {
-            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            self.queues.lock().iter().map(|(name, read)| ([("name", *name)], read())).collect();
+        for (name, help, reading) in QUEUES {
+            let kind = match reading {
+                Reading::Count(_) => MetricType::Counter,
+                Reading::Level(_) => MetricType::Gauge,
+            };
+            let mut family = encoder.encode_descriptor(name, help, None, kind)?;
             for (labels, stats) in &queues {
-                ConstCounter::new(value(stats)).encode(family.encode_family(labels)?)?;
+                let encoder = family.encode_family(labels)?;
+                match reading {
+                    Reading::Count(read) => ConstCounter::new(read(stats)).encode(encoder)?,
+                    Reading::Level(read) => ConstGauge::new(read(stats)).encode(encoder)?,
+                }
             }
         }
-        let mut family = encoder.encode_descriptor(
-            "workqueue_depth",
-            "Current depth of workqueue",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (labels, stats) in &queues {
-            ConstGauge::new(count(stats.depth as u64)).encode(family.encode_family(labels)?)?;
-        }
-        let seconds: [(&str, &str, fn(&Stats) -> Duration); 2] = [
-            (
-                "workqueue_unfinished_work_seconds",
-                "How many seconds of work has done that is in progress and hasn't been observed by work_duration. Large values indicate stuck threads. One can deduce the number of stuck threads by observing the rate at which this increases.",
-                |s| s.unfinished,
-            ),
-            (
-                "workqueue_longest_running_processor_seconds",
-                "How many seconds has the longest running processor for workqueue been running.",
-                |s| s.longest,
-            ),
-        ];
-        for (name, help, value) in seconds {
-            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            for (labels, stats) in &queues {
-                ConstGauge::new(value(stats).as_secs_f64()).encode(family.encode_family(labels)?)?;
-            }
-        }
+        Ok(())
+    }
+
+    fn encode_levels(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let readers: Vec<Reader> = self.readers.lock().iter().filter_map(Weak::upgrade).collect();
         let mut levels = Levels::default();
         readers.iter().for_each(|read| read(&mut levels));
@@ -404,6 +410,13 @@ impl Collector for Asked {
             }
         }
         Ok(())
+    }
+}
+
+impl Collector for Asked {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_queues(&mut encoder)?;
+        self.encode_levels(&mut encoder)
     }
 }
 
@@ -458,7 +471,7 @@ mod tests {
             "slices 3.0",
             "leader_election_master_status{name=\"lease\"} 1",
             "workqueue_adds_total{name=\"job\"} 2",
-            "workqueue_depth{name=\"job\"} 2",
+            "workqueue_depth{name=\"job\"} 2.0",
             "workqueue_retries_total{name=\"job\"} 0",
             "workqueue_unfinished_work_seconds{name=\"job\"} 0.0",
             "workqueue_queue_duration_seconds_sum{name=\"job\"} 2.0",

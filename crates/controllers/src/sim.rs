@@ -1,6 +1,8 @@
 //! Controllers played against an API server in memory, in one thread and from one seed: each controller sees the world
 //! late, by its own lag, pods come up and go down at random, and time jumps when nothing else can happen.
 
+mod served;
+
 use crate::controller::{Controller, Enqueue, Watches};
 use crate::metrics::{Meters, Metrics};
 use crate::plan::{Action, Failure, Mode, Note, Op, Outcome, Plan};
@@ -16,35 +18,10 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
+use served::KINDS;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-
-pub(crate) const KINDS: &[(&str, &str, &str, bool)] = &[
-    ("v1", "Pod", "pods", true),
-    ("v1", "Service", "services", true),
-    ("v1", "Endpoints", "endpoints", true),
-    ("v1", "Namespace", "namespaces", false),
-    ("v1", "Node", "nodes", false),
-    ("v1", "ConfigMap", "configmaps", true),
-    ("v1", "ServiceAccount", "serviceaccounts", true),
-    ("v1", "ReplicationController", "replicationcontrollers", true),
-    ("v1", "Event", "events", true),
-    ("apps/v1", "ReplicaSet", "replicasets", true),
-    ("apps/v1", "Deployment", "deployments", true),
-    ("apps/v1", "DaemonSet", "daemonsets", true),
-    ("apps/v1", "StatefulSet", "statefulsets", true),
-    ("apps/v1", "ControllerRevision", "controllerrevisions", true),
-    ("v1", "PersistentVolumeClaim", "persistentvolumeclaims", true),
-    ("v1", "PersistentVolume", "persistentvolumes", false),
-    ("storage.k8s.io/v1", "StorageClass", "storageclasses", false),
-    ("storage.k8s.io/v1", "VolumeAttributesClass", "volumeattributesclasses", false),
-    ("batch/v1", "Job", "jobs", true),
-    ("batch/v1", "CronJob", "cronjobs", true),
-    ("coordination.k8s.io/v1", "Lease", "leases", true),
-    ("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", true),
-    ("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", false),
-];
 
 /// Steps after which a simulation that has not come to rest has failed.
 const MAX_STEPS: usize = 20_000;

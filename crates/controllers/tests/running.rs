@@ -1,35 +1,14 @@
 //! The controllers as they run: over a client, with queues and workers, against an API server in memory.
 
+#[path = "../src/sim/served.rs"]
+mod served;
+
 use client::testing::FakeApi;
 use controllers::{Config, Metrics};
 use serde_json::{Value, json};
+use served::KINDS;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
-
-const KINDS: &[(&str, &str, &str, bool)] = &[
-    ("v1", "Pod", "pods", true),
-    ("v1", "Service", "services", true),
-    ("v1", "Endpoints", "endpoints", true),
-    ("v1", "Namespace", "namespaces", false),
-    ("v1", "Node", "nodes", false),
-    ("v1", "ConfigMap", "configmaps", true),
-    ("v1", "Secret", "secrets", true),
-    ("v1", "ServiceAccount", "serviceaccounts", true),
-    ("v1", "ReplicationController", "replicationcontrollers", true),
-    ("v1", "Event", "events", true),
-    ("apps/v1", "ReplicaSet", "replicasets", true),
-    ("apps/v1", "Deployment", "deployments", true),
-    ("apps/v1", "DaemonSet", "daemonsets", true),
-    ("apps/v1", "StatefulSet", "statefulsets", true),
-    ("apps/v1", "ControllerRevision", "controllerrevisions", true),
-    ("v1", "PersistentVolumeClaim", "persistentvolumeclaims", true),
-    ("v1", "PersistentVolume", "persistentvolumes", false),
-    ("storage.k8s.io/v1", "StorageClass", "storageclasses", false),
-    ("v1", "ResourceQuota", "resourcequotas", true),
-    ("coordination.k8s.io/v1", "Lease", "leases", true),
-    ("discovery.k8s.io/v1", "EndpointSlice", "endpointslices", true),
-    ("rbac.authorization.k8s.io/v1", "ClusterRole", "clusterroles", false),
-];
 
 struct Running {
     api: FakeApi,

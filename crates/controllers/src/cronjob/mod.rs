@@ -222,6 +222,10 @@ impl Run<'_> {
         }
     }
 
+    fn warn(&self, reason: &'static str, message: impl Into<String>, plan: &mut Plan) {
+        plan.note(Note::warning(self.about(), reason, message));
+    }
+
     /// The job that is to be created now; wakes at the next time in any case.
     fn start(&mut self, jobs: &[Arc<Job>], plan: &mut Plan) -> Option<Op> {
         let spec = &self.cron.spec;
@@ -229,59 +233,8 @@ impl Run<'_> {
             plan.because("the cron job is suspended, or being deleted");
             return None;
         }
-        let warning = |reason, message: String| Note::warning(self.about(), reason, message);
-        if let Some(zone) = &spec.time_zone
-            && let Err(why) = time_zone(zone)
-        {
-            plan.note(warning("UnknownTimeZone", format!("invalid timeZone: {zone:?}: {why}")));
-            return None;
-        }
-        if spec.schedule.contains("TZ") {
-            let what = format!(
-                "CRON_TZ or TZ used in schedule {:?} is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details",
-                spec.schedule
-            );
-            plan.note(warning("UnsupportedSchedule", what));
-        }
-        let schedule = match Schedule::of(&spec.schedule, spec.time_zone.as_deref()) {
-            Ok(schedule) => schedule,
-            Err(why) => {
-                let what = format!("unparseable schedule: {:?} : {why}", spec.schedule);
-                plan.note(warning("UnparseableSchedule", what));
-                return None;
-            }
-        };
-        let last = self.status.last_schedule_time.as_ref().or(self.cron.metadata.creation_timestamp.as_ref());
-        let last = last.map_or(self.now, |t| t.0).max(self.since.unwrap_or(Time::MIN));
-        let deadline = spec.starting_deadline_seconds.map(SignedDuration::from_secs);
-        let earliest = deadline.map_or(last, |d| last.max(self.now.checked_sub(d).unwrap_or(last)));
-        let due = due(&schedule, earliest, self.now);
-        if let Some(next) = next_time(&schedule, last, self.now) {
-            plan.wake(next);
-        }
-        let time = match due {
-            Ok(Due { time: Some(time), many }) => {
-                if many {
-                    let what = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
-                    plan.note(warning("TooManyMissedTimes", what.into()));
-                }
-                time
-            }
-            Ok(Due { time: None, .. }) => {
-                plan.because("it is not time");
-                return None;
-            }
-            Err(why) => {
-                let what = format!("invalid schedule: {} : {why}", spec.schedule);
-                plan.note(warning("InvalidSchedule", what));
-                return None;
-            }
-        };
-        if deadline.is_some_and(|d| time + d < self.now) {
-            let when = time.strftime("%a, %d %b %Y %H:%M:%S +0000");
-            plan.note(warning("MissSchedule", format!("Missed scheduled time to start a job: {when}")));
-            return None;
-        }
+        let schedule = self.schedule(plan)?;
+        let time = self.due(&schedule, plan)?;
         let job = job_name(self.cron, time);
         if self.active().iter().any(|a| a.name.as_ref() == Some(&job))
             || self.status.last_schedule_time.as_ref().is_some_and(|t| t.0 == time)
@@ -306,6 +259,67 @@ impl Run<'_> {
             _ => {}
         }
         Some(self.creation(job, time))
+    }
+
+    /// The schedule, in its time zone; None, with the event that says why, where it cannot be followed.
+    fn schedule(&self, plan: &mut Plan) -> Option<Schedule> {
+        let spec = &self.cron.spec;
+        if let Some(zone) = &spec.time_zone
+            && let Err(why) = time_zone(zone)
+        {
+            self.warn("UnknownTimeZone", format!("invalid timeZone: {zone:?}: {why}"), plan);
+            return None;
+        }
+        if spec.schedule.contains("TZ") {
+            let what = format!(
+                "CRON_TZ or TZ used in schedule {:?} is not officially supported, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details",
+                spec.schedule
+            );
+            self.warn("UnsupportedSchedule", what, plan);
+        }
+        match Schedule::of(&spec.schedule, spec.time_zone.as_deref()) {
+            Ok(schedule) => Some(schedule),
+            Err(why) => {
+                let what = format!("unparseable schedule: {:?} : {why}", spec.schedule);
+                self.warn("UnparseableSchedule", what, plan);
+                None
+            }
+        }
+    }
+
+    /// The time that has come and is not too long ago; wakes at the next.
+    fn due(&self, schedule: &Schedule, plan: &mut Plan) -> Option<Time> {
+        let spec = &self.cron.spec;
+        let last = self.status.last_schedule_time.as_ref().or(self.cron.metadata.creation_timestamp.as_ref());
+        let last = last.map_or(self.now, |t| t.0).max(self.since.unwrap_or(Time::MIN));
+        let deadline = spec.starting_deadline_seconds.map(SignedDuration::from_secs);
+        let earliest = deadline.map_or(last, |d| last.max(self.now.checked_sub(d).unwrap_or(last)));
+        if let Some(next) = next_time(schedule, last, self.now) {
+            plan.wake(next);
+        }
+        let time = match due(schedule, earliest, self.now) {
+            Ok(Due { time: Some(time), many }) => {
+                if many {
+                    let what = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
+                    self.warn("TooManyMissedTimes", what, plan);
+                }
+                time
+            }
+            Ok(Due { time: None, .. }) => {
+                plan.because("it is not time");
+                return None;
+            }
+            Err(why) => {
+                self.warn("InvalidSchedule", format!("invalid schedule: {} : {why}", spec.schedule), plan);
+                return None;
+            }
+        };
+        if deadline.is_some_and(|d| time + d < self.now) {
+            let when = time.strftime("%a, %d %b %Y %H:%M:%S +0000");
+            self.warn("MissSchedule", format!("Missed scheduled time to start a job: {when}"), plan);
+            return None;
+        }
+        Some(time)
     }
 
     fn creation(&self, name: String, time: Time) -> Op {

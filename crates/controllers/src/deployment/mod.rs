@@ -8,7 +8,7 @@ mod tests;
 
 use crate::children::{claimable, owners_and_adopters};
 use crate::controller::{Controller, Watches};
-use crate::plan::{ALREADY_EXISTS, Note, Op, Plan, Step};
+use crate::plan::{ALREADY_EXISTS, Mode, Note, Op, Plan, Recovery, Step};
 use crate::pods;
 use crate::refs::{claim, controller_of, controller_ref};
 use crate::replicaset::pods_of;
@@ -272,78 +272,72 @@ impl<'a> Rollout<'a> {
 
     /// Creates the replica set of the current template.
     fn create(&mut self, plan: &mut Plan) {
-        let d = self.deployment;
-        let hash = template::hash(&self.spec.template, self.status.collision_count.unwrap_or(0));
-        let mut name = d.metadata.name.clone().unwrap_or_default();
-        name.truncate(MAX_NAME_BYTES - hash.len() - 1);
-        let name = format!("{name}-{hash}");
-        let mut pod_template = self.spec.template.clone();
-        let labels = pod_template.metadata.get_or_insert_default().labels.get_or_insert_default();
-        labels.insert(HASH_LABEL.into(), hash.clone());
-        let labels = labels.clone();
-        let mut selector = self.spec.selector.clone();
-        selector.match_labels.get_or_insert_default().insert(HASH_LABEL.into(), hash);
         let count = if self.is_rolling() { self.new_count(0) } else { self.replicas() };
         let next = self.next_revision();
-        let mut set = ReplicaSet {
-            metadata: ObjectMeta {
-                name: Some(name.clone()),
-                namespace: d.metadata.namespace.clone(),
-                labels: Some(labels),
-                owner_references: Some(vec![controller_ref(d)]),
-                ..Default::default()
-            },
-            spec: Some(ReplicaSetSpec {
-                replicas: Some(count),
-                min_ready_seconds: self.spec.min_ready_seconds,
-                selector,
-                template: Some(pod_template),
-            }),
-            status: None,
-        };
-        set_annotations(d, &mut set.metadata, next);
-        revision::set_sizes(&mut set.metadata, self.replicas(), self.replicas() + self.max_surge());
-        let mut op = Op::create(&set);
+        let set = self.new_set(count, next);
+        let name = set.metadata.name.clone().unwrap_or_default();
+        let failed = format!("Failed to create new replica set \"{name}\": {{error}}");
+        let failed = Note::warning(reference(self.deployment), conditions::CREATE_FAILED, failed);
+        let mut op = Op::create(&set).otherwise(failed);
         if count > 0 {
-            op = op.then(Note::normal(
-                reference(d),
-                "ScalingReplicaSet",
-                format!("Scaled up replica set {name} from 0 to {count}"),
-            ));
+            let message = format!("Scaled up replica set {name} from 0 to {count}");
+            op = op.then(Note::normal(reference(self.deployment), "ScalingReplicaSet", message));
         }
-        let (deployment, status, now) = (d.clone(), self.status.clone(), self.now);
-        let has_deadline = self.has_deadline();
-        let failed_name = name.clone();
-        plan.step(Step {
-            ops: vec![op],
-            mode: crate::plan::Mode::InOrder,
-            on_failure: Some(Box::new(move |f| {
-                let mut status = status;
-                if f.reason == ALREADY_EXISTS {
-                    // Ours would have been in the cache: another template has this hash, or somebody took the name.
-                    status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
-                } else if has_deadline {
-                    let message = format!("Failed to create new replica set \"{failed_name}\": {f}");
-                    status.set("Progressing", "False", conditions::CREATE_FAILED, message, now);
-                } else {
-                    return Vec::new();
-                }
-                let about = reference(&deployment);
-                let message = format!("Failed to create new replica set \"{failed_name}\": {f}");
-                let op = Op::replace_status(&with_status(&deployment, status));
-                if f.reason == ALREADY_EXISTS {
-                    vec![op]
-                } else {
-                    vec![op.then(Note::warning(about, conditions::CREATE_FAILED, message))]
-                }
-            })),
-        });
+        plan.step(Step { ops: vec![op], mode: Mode::InOrder, on_failure: Some(self.creation_failed(&name)) });
         self.revision = Some(next);
         if self.has_deadline() {
             let message = format!("Created new replica set \"{name}\"");
             self.status.set("Progressing", "True", conditions::CREATED, message, self.now);
         }
         self.new = Some(Set { object: set, was: count, changed: false });
+    }
+
+    /// The replica set of the current template, which the template's hash tells from the others.
+    fn new_set(&self, replicas: i32, revision: i64) -> ReplicaSet {
+        let d = self.deployment;
+        let hash = template::hash(&self.spec.template, self.status.collision_count.unwrap_or(0));
+        let mut name = d.metadata.name.clone().unwrap_or_default();
+        name.truncate(MAX_NAME_BYTES - hash.len() - 1);
+        let mut pod_template = self.spec.template.clone();
+        let labels = pod_template.metadata.get_or_insert_default().labels.get_or_insert_default();
+        labels.insert(HASH_LABEL.into(), hash.clone());
+        let labels = labels.clone();
+        let mut selector = self.spec.selector.clone();
+        selector.match_labels.get_or_insert_default().insert(HASH_LABEL.into(), hash.clone());
+        let mut metadata = ObjectMeta {
+            name: Some(format!("{name}-{hash}")),
+            namespace: d.metadata.namespace.clone(),
+            labels: Some(labels),
+            owner_references: Some(vec![controller_ref(d)]),
+            ..Default::default()
+        };
+        set_annotations(d, &mut metadata, revision);
+        revision::set_sizes(&mut metadata, self.replicas(), self.replicas() + self.max_surge());
+        let spec = ReplicaSetSpec {
+            replicas: Some(replicas),
+            min_ready_seconds: self.spec.min_ready_seconds,
+            selector,
+            template: Some(pod_template),
+        };
+        ReplicaSet { metadata, spec: Some(spec), status: None }
+    }
+
+    /// What the status says if the replica set of this name cannot be created.
+    fn creation_failed(&self, name: &str) -> Recovery {
+        let (deployment, mut status, now) = (self.deployment.clone(), self.status.clone(), self.now);
+        let (has_deadline, name) = (self.has_deadline(), name.to_owned());
+        Box::new(move |failure| {
+            if failure.reason == ALREADY_EXISTS {
+                // Ours would have been in the cache: another template has this hash, or somebody took the name.
+                status.collision_count = Some(status.collision_count.unwrap_or(0) + 1);
+            } else if has_deadline {
+                let message = format!("Failed to create new replica set \"{name}\": {failure}");
+                status.set("Progressing", "False", conditions::CREATE_FAILED, message, now);
+            } else {
+                return Vec::new();
+            }
+            vec![Op::replace_status(&with_status(&deployment, status))]
+        })
     }
 
     /// Whether a pod of an old template may be running: a deployment that recreates waits for the last of them.

@@ -287,3 +287,22 @@ fn pods_count_as_available_after_their_time() {
     sim.settle(MINUTE);
     assert_eq!(status(&sim.api), json!([2, 2, 2, 2, null]));
 }
+
+#[test]
+fn a_replica_set_that_cannot_be_created_is_told() {
+    for (deadline, says_so) in [(json!(600), 1), (Value::Null, 0)] {
+        let world = World::detached();
+        let key = Key::new("ns", "web");
+        let mut d = deployment(2, rolling(json!(1), json!(0)));
+        d["spec"]["progressDeadlineSeconds"] = deadline.clone();
+        world.apply("deployments", &key, Some(d));
+        let mut plan = Deployments.reconcile(&key, &world, Time::UNIX_EPOCH);
+        let creation = plan.steps.remove(0);
+        let event = &creation.ops[0].otherwise[0];
+        assert_eq!((event.kind, event.reason), ("Warning", "ReplicaSetCreateError"));
+        assert!(event.message.starts_with("Failed to create new replica set \"web-"), "{}", event.message);
+        let failure = crate::plan::Failure { code: 403, reason: "Forbidden".into(), message: "no".into() };
+        let status = creation.on_failure.expect("a status for it")(&failure);
+        assert_eq!(status.len(), says_so, "{deadline}");
+    }
+}

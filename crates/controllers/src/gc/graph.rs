@@ -208,7 +208,7 @@ impl Graph {
     }
 
     /// Objects that name this one as their owner, in its namespace or, if it has none, anywhere.
-    pub fn dependents(&self, owner: &Id) -> Vec<(Id, Dependent, ObjectMeta)> {
+    pub fn dependents(&self, owner: &Id) -> Vec<(Id, Dependent)> {
         let mut out = Vec::new();
         for (target, source) in self.sources.values() {
             for meta in source.owned_by(&owner.uid) {
@@ -222,7 +222,7 @@ impl Graph {
                     deleting_dependents: is_deleting_dependents(&meta),
                 };
                 let uid = meta.uid.as_deref().unwrap_or("").into();
-                out.push((Id { target: target.clone(), key, uid }, dependent, meta));
+                out.push((Id { target: target.clone(), key, uid }, dependent));
             }
         }
         out

@@ -12,7 +12,7 @@ use crate::metrics::Metric;
 use crate::plan::{Action, Failure, INVALID, NOT_FOUND, Op, Target};
 use crate::runner::{Shell, failure, work_off};
 use client::{Informers, Key, WorkQueue};
-use decide::{Decision, FOREGROUND, ORPHAN, Owner, has_finalizer, is_deleting_dependents};
+use decide::{Decision, Dependent, FOREGROUND, ORPHAN, Owner, has_finalizer, is_deleting_dependents};
 use graph::{Change, Graph, Id, Lookup};
 use http::{Request, header::ACCEPT};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
@@ -113,7 +113,7 @@ impl Collector {
         let Some(new) = change.new else {
             // The last of an owner: its dependents are due; so may be an owner that waited for it.
             let graph = self.graph.read();
-            graph.dependents(&id).into_iter().for_each(|(d, ..)| self.queue.add(d));
+            graph.dependents(&id).into_iter().for_each(|(d, _)| self.queue.add(d));
             before.iter().for_each(|r| self.queue_owner(&graph, r, &id.key));
             return;
         };
@@ -127,7 +127,7 @@ impl Collector {
             self.queue.add(id.clone());
         } else if begins(FOREGROUND) {
             let graph = self.graph.read();
-            graph.dependents(&id).into_iter().for_each(|(d, ..)| self.queue.add(d));
+            graph.dependents(&id).into_iter().for_each(|(d, _)| self.queue.add(d));
             self.queue.add(id.clone());
         }
         if before == after {
@@ -180,16 +180,26 @@ impl Collector {
             }
         }
         let dependents = self.graph.read().dependents(id);
-        let known: Vec<_> = dependents.iter().map(|(_, d, _)| *d).collect();
+        let known: Vec<_> = dependents.iter().map(|(_, d)| *d).collect();
         let decision = decide::decide(&meta, &owners, &known);
         if decision != Decision::Keep {
             info!(controller = NAME, resource = %id.target.plural, key = %id.key, ?decision, "collecting");
         }
+        self.carry_out(decision, id, &meta, dependents).await
+    }
+
+    async fn carry_out(
+        &self,
+        decision: Decision,
+        id: &Id,
+        meta: &ObjectMeta,
+        dependents: Vec<(Id, Dependent)>,
+    ) -> Result<(), Failure> {
         match decision {
             Decision::Keep => Ok(()),
-            Decision::Release => self.patch(id, decide::remove_finalizer(&meta, FOREGROUND)).await,
+            Decision::Release => self.patch(id, decide::remove_finalizer(meta, FOREGROUND)).await,
             Decision::AwaitDependents => {
-                for (dependent, d, _) in dependents {
+                for (dependent, d) in dependents {
                     if d.blocks && !d.deleting_dependents {
                         self.queue.add(dependent);
                     }
@@ -197,22 +207,22 @@ impl Collector {
                 Ok(())
             }
             Decision::OrphanDependents => {
-                for (dependent, ..) in dependents {
+                for (dependent, _) in dependents {
                     let Some(latest) = self.live(&dependent.target, &dependent.key).await? else { continue };
                     if latest.uid.as_deref() == Some(&*dependent.uid) {
                         let patch = decide::keep_references(&latest, |r| r.uid != *id.uid);
                         self.patch(&dependent, patch).await?;
                     }
                 }
-                self.patch(id, decide::remove_finalizer(&meta, ORPHAN)).await
+                self.patch(id, decide::remove_finalizer(meta, ORPHAN)).await
             }
             Decision::DropReferences(uids) => {
-                self.patch(id, decide::keep_references(&meta, |r| !uids.contains(&r.uid))).await
+                self.patch(id, decide::keep_references(meta, |r| !uids.contains(&r.uid))).await
             }
             Decision::Delete { propagation, unblock } => {
                 let mut version = meta.resource_version.clone();
                 if unblock {
-                    self.patch(id, decide::unblock_references(&meta)).await?;
+                    self.patch(id, decide::unblock_references(meta)).await?;
                     version = None;
                 }
                 let action = Action::Delete {

@@ -1,6 +1,7 @@
 //! Whether nodes are alive: one that shows no sign of life becomes Unknown, is tainted, and its pods are not ready.
 
-use super::{NOT_READY, UNREACHABLE, condition, name, reference, set_pod_status};
+use super::pace::{self, Pace, Turn};
+use super::{NOT_READY, UNREACHABLE, condition, name, reference, set_pod_status, zone};
 use crate::controller::{Controller, Watches};
 use crate::metrics::{Buckets, Levels, Metric};
 use crate::plan::{Note, Op, Outcome, Plan};
@@ -13,14 +14,13 @@ use k8s_openapi::jiff::SignedDuration;
 use meta::Time;
 use parking_lot::Mutex;
 use serde_json::json;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 /// Silence after which a node is unknown (`--node-monitor-grace-period`).
 pub const MONITOR_GRACE: SignedDuration = SignedDuration::from_secs(50);
 /// The same for a node that has not yet reported (`--node-startup-grace-period`).
 pub const STARTUP_GRACE: SignedDuration = SignedDuration::from_secs(60);
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
-const EXCLUDED: &str = "node.kubernetes.io/exclude-disruption";
 /// What each condition, in which state, taints.
 const CONDITION_TAINTS: [(&str, &str, &str); 6] = [
     ("Ready", "False", NOT_READY),
@@ -64,6 +64,7 @@ static UNHEALTHY: Metric = Metric::gauge(
 #[derive(Default)]
 pub struct NodeLifecycle {
     seen: Mutex<HashMap<Key, Seen>>,
+    pace: Pace,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -96,30 +97,13 @@ impl Controller for NodeLifecycle {
     }
 
     fn levels(&self, world: &World, levels: &mut Levels) {
-        let mut zones: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-        for node in world.nodes.list() {
-            let (all, unhealthy) = zones.entry(zone(&node)).or_default();
-            *all += 1;
-            *unhealthy += usize::from(!super::is_ready(&node));
-        }
-        for (zone, (all, unhealthy)) in &zones {
-            levels.set(&ZONE_SIZE, [zone], *all as f64);
-            levels.set(&ZONE_HEALTH, [zone], 100.0 * (all - unhealthy) as f64 / *all as f64);
-            levels.set(&UNHEALTHY, [zone], *unhealthy as f64);
+        for (zone, health) in pace::zones(&world.nodes.list()) {
+            let size = health.size() as f64;
+            levels.set(&ZONE_SIZE, [&zone], size);
+            levels.set(&ZONE_HEALTH, [&zone], 100.0 * health.ready as f64 / size);
+            levels.set(&UNHEALTHY, [&zone], health.unready as f64);
         }
     }
-}
-
-/// Region and zone of a node in metrics; empty where it says neither (upstream's GetZoneKey).
-fn zone(node: &Node) -> String {
-    let label = |old: &str, new: &str| {
-        let labels = node.metadata.labels.as_ref()?;
-        labels.get(old).or_else(|| labels.get(new)).cloned()
-    };
-    let zone = label("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone");
-    let region = label("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region");
-    let (zone, region) = (zone.unwrap_or_default(), region.unwrap_or_default());
-    if zone.is_empty() && region.is_empty() { String::new() } else { format!("{region}:\0:{zone}") }
 }
 
 impl NodeLifecycle {
@@ -154,7 +138,8 @@ impl NodeLifecycle {
             // The taints follow from the conditions as written: with the next look.
             return;
         }
-        if let Some(op) = set_taints(node, is_everything_down(world), now) {
+        let empties = self.empties(node, world, now, plan);
+        if let Some(op) = set_taints(node, empties, now) {
             plan.op(op);
         }
         if ready.is_some_and(|c| c.status == "Unknown") {
@@ -162,6 +147,29 @@ impl NodeLifecycle {
                 let about = client::events::reference(&**pod);
                 let op = set_pod_status(pod, "Ready", "False", None, None, now);
                 plan.op(op.then(Note::warning(about, "NodeNotReady", "Node is not ready")));
+            }
+        }
+    }
+
+    /// Whether a node that is not ready loses its pods by now.
+    fn empties(&self, node: &Node, world: &World, now: Time, plan: &mut Plan) -> bool {
+        if !condition(node, "Ready").is_some_and(|c| matches!(&*c.status, "False" | "Unknown")) {
+            return false;
+        }
+        let nodes = world.nodes.list();
+        let taints = node.spec.iter().flat_map(|s| s.taints.iter().flatten());
+        if taints.into_iter().any(is_ours_to_empty) {
+            return !pace::is_all_down(&pace::zones(&nodes));
+        }
+        match self.pace.turn(node, &nodes, now) {
+            Turn::Now => true,
+            Turn::At(at) => {
+                plan.because("another node of its zone lost its pods lately").wake(at);
+                false
+            }
+            Turn::Never => {
+                plan.because("too many nodes are not ready: the fault is more likely with the control plane");
+                false
             }
         }
     }
@@ -248,22 +256,20 @@ fn mark_unknown(node: &Node, now: Time) -> Option<Op> {
     Some(Op::strategic_patch(node, &patch).subresource("status"))
 }
 
-/// When no node at all is ready, the fault is more likely with the control plane than with every node: nothing is evicted.
-fn is_everything_down(world: &World) -> bool {
-    let nodes = world.nodes.list();
-    let excluded = |n: &Node| n.metadata.labels.as_ref().is_some_and(|l| l.contains_key(EXCLUDED));
-    let mut counted = nodes.iter().filter(|n| !excluded(n)).peekable();
-    counted.peek().is_some() && counted.all(|n| !super::is_ready(n))
+/// The taints that make the pods go.
+fn is_ours_to_empty(taint: &Taint) -> bool {
+    taint.effect == "NoExecute" && (taint.key == NOT_READY || taint.key == UNREACHABLE)
 }
 
-/// The taints that follow from conditions, in place of those that no longer do; None where they are right.
-fn set_taints(node: &Node, everything_down: bool, now: Time) -> Option<Op> {
+/// The taints that follow from conditions, in place of those that no longer do; None where they are right. `empties`:
+/// whether those of a node that is not ready make its pods go.
+fn set_taints(node: &Node, empties: bool, now: Time) -> Option<Op> {
     let spec = node.spec.clone().unwrap_or_default();
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     for (kind, status, taint) in CONDITION_TAINTS {
         if condition(node, kind).is_some_and(|c| c.status == status) {
             wanted.push((taint, "NoSchedule"));
-            if kind == "Ready" && !everything_down {
+            if kind == "Ready" && empties {
                 wanted.push((taint, "NoExecute"));
             }
         }
@@ -271,10 +277,9 @@ fn set_taints(node: &Node, everything_down: bool, now: Time) -> Option<Op> {
     if spec.unschedulable == Some(true) {
         wanted.push((UNSCHEDULABLE, "NoSchedule"));
     }
-    let ours = |t: &Taint| match t.effect.as_str() {
-        "NoSchedule" => t.key == UNSCHEDULABLE || CONDITION_TAINTS.iter().any(|(_, _, key)| *key == t.key),
-        "NoExecute" => t.key == NOT_READY || t.key == UNREACHABLE,
-        _ => false,
+    let ours = |t: &Taint| {
+        let said = t.key == UNSCHEDULABLE || CONDITION_TAINTS.iter().any(|(_, _, key)| *key == t.key);
+        t.effect == "NoSchedule" && said || is_ours_to_empty(t)
     };
     let mut taints = spec.taints.clone().unwrap_or_default();
     taints.retain(|t| !ours(t) || wanted.contains(&(t.key.as_str(), t.effect.as_str())));
@@ -292,14 +297,13 @@ fn set_taints(node: &Node, everything_down: bool, now: Time) -> Option<Op> {
     if taints == before {
         return None;
     }
-    let evicts = |all: &[Taint]| all.iter().any(|t| ours(t) && t.effect == "NoExecute");
     let m = &node.metadata;
     let patch = json!({
         "metadata": {"uid": m.uid, "resourceVersion": m.resource_version},
         "spec": {"taints": taints},
     });
     let mut op = Op::merge_patch(node, &patch);
-    if evicts(&taints) && !evicts(&before) {
+    if taints.iter().any(is_ours_to_empty) && !before.iter().any(is_ours_to_empty) {
         op = op.count(EVICTIONS.one([&zone(node)]));
     }
     Some(op)

@@ -3,6 +3,7 @@
 mod eviction;
 mod ipam;
 mod lifecycle;
+mod pace;
 mod podgc;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,18 @@ fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
 
 fn is_ready(node: &Node) -> bool {
     condition(node, "Ready").is_some_and(|c| c.status == "True")
+}
+
+/// Region and zone of a node as one name; empty where it says neither (upstream's GetZoneKey).
+fn zone(node: &Node) -> String {
+    let label = |old: &str, new: &str| {
+        let labels = node.metadata.labels.as_ref()?;
+        labels.get(old).or_else(|| labels.get(new)).cloned()
+    };
+    let zone = label("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone");
+    let region = label("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region");
+    let (zone, region) = (zone.unwrap_or_default(), region.unwrap_or_default());
+    if zone.is_empty() && region.is_empty() { String::new() } else { format!("{region}:\0:{zone}") }
 }
 
 fn name(node: &Node) -> &str {

@@ -116,6 +116,28 @@ fn nothing_is_evicted_when_every_node_is_silent() {
 }
 
 #[test]
+fn nodes_are_emptied_one_by_one_and_not_where_most_are_silent() {
+    let emptied = |silent: &[&str], alive: &[&str]| {
+        let mut sim = Sim::new(4);
+        sim.add(NodeLifecycle::default());
+        silent.iter().chain(alive).for_each(|name| sim.api.put(node(name)));
+        let mut counts = Vec::new();
+        for _ in 0..10 {
+            sim.settle(seconds(0));
+            let empty = silent.iter().filter(|n| taints(&sim, n).iter().any(|t| t.ends_with("NoExecute")));
+            counts.push(empty.count());
+            alive.iter().for_each(|name| beat(&sim, name));
+            sim.settle(seconds(0));
+            sim.now += seconds(8);
+        }
+        counts
+    };
+    // silent after 50 seconds, then a node each 10
+    assert_eq!(emptied(&["a", "b"], &["c", "d"]), [0, 0, 0, 0, 0, 0, 0, 1, 1, 2]);
+    assert_eq!(emptied(&["a", "b", "c"], &["d"]), [0; 10], "three of four");
+}
+
+#[test]
 fn conditions_and_cordons_taint() {
     let mut sim = Sim::new(2);
     sim.add(NodeLifecycle::default());
