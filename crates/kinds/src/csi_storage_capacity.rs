@@ -6,7 +6,7 @@ use crate::resources::check_amount;
 use crate::strategy::{plain, semantic_eq};
 use crate::support::{FIELD_IMMUTABLE, column, json, no_change, push_invalid};
 use k8s_openapi::api::storage::v1::CSIStorageCapacity;
-use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
+use meta::{FieldError, FieldErrors, GroupVersionKind, Path, Quantity, validation as rules};
 
 const COLUMNS: &[Column<CSIStorageCapacity>] = &[
     column(
@@ -58,7 +58,7 @@ fn validate(capacity: &CSIStorageCapacity) -> FieldErrors {
         rules::name_is_dns_subdomain(class, false),
     );
     if let Some(amount) = &capacity.capacity {
-        errors.extend(check_amount("storage", amount, &Path::new("capacity")));
+        errors.extend(check_amount("storage", Quantity::of(amount), &|| Path::new("capacity")));
     }
     errors
 }

@@ -103,7 +103,7 @@ fn check_item(item: &LimitRangeItem, path: &Path) -> FieldErrors {
         }
         for name in amounts.iter().flat_map(BTreeMap::keys) {
             let check = if of_pod || item.type_ == "Container" { check_container_name } else { check_name };
-            errors.extend(check(name, &path.key(name)));
+            errors.extend(check(name, &|| path.key(name)));
             names.insert(name.as_str());
         }
     }

@@ -9,7 +9,7 @@ use crate::resources::check_amount;
 use crate::strategy::{plain, status_access};
 use crate::support::{age, check_cidr, column, json, or, text, wide};
 use k8s_openapi::api::core::v1::{Node, NodeSystemInfo, Taint};
-use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
+use meta::{FieldError, FieldErrors, GroupVersionKind, Path, Quantity, validation as rules};
 use std::collections::BTreeSet;
 
 const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
@@ -185,10 +185,9 @@ fn amounts(node: &Node) -> FieldErrors {
         .into_iter()
         .flat_map(|(field, amounts)| {
             let path = path.child(field);
-            amounts
-                .iter()
-                .flatten()
-                .flat_map(move |(name, amount)| check_amount(name, amount, &path.child(name)))
+            amounts.iter().flatten().flat_map(move |(name, amount)| {
+                check_amount(name, Quantity::of(amount), &|| path.child(name))
+            })
         })
         .collect()
 }

@@ -8,7 +8,7 @@ use crate::strategy::{spec_and_status_no_generation, status_access};
 use crate::support::{FIELD_IMMUTABLE, age, column, json};
 use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaSpec, ScopedResourceSelectorRequirement};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
-use meta::{FieldError, FieldErrors, GroupVersionKind, Path};
+use meta::{FieldError, FieldErrors, GroupVersionKind, Path, Quantity};
 use std::collections::{BTreeMap, BTreeSet};
 
 const SCOPES: &[&str] = &[
@@ -80,9 +80,9 @@ fn amounts(list: Option<&BTreeMap<String, ApiQuantity>>, path: &Path) -> FieldEr
     list.into_iter()
         .flatten()
         .flat_map(|(name, amount)| {
-            let path = path.key(name);
-            let mut errors = check_quota_name(name, &path);
-            errors.extend(check_amount(name, amount, &path));
+            let at = || path.key(name);
+            let mut errors = check_quota_name(name, &at);
+            errors.extend(check_amount(name, Quantity::of(amount), &at));
             errors
         })
         .collect()

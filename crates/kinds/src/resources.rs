@@ -1,7 +1,6 @@
 //! Names of resources (`cpu`, `requests.memory`, `example.com/gpu`) and the checks on their amounts that
 //! quotas, limit ranges, nodes and volumes share.
 
-use crate::support::push_invalid;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use meta::{FieldError, FieldErrors, Path, Quantity, validation as rules};
 
@@ -76,47 +75,52 @@ pub fn is_overcommit_allowed(name: &str) -> bool {
     is_native(name) && !is_huge_pages(name)
 }
 
+/// Where a value stands: most are right, so the path is made only for one that is not.
+pub type At<'a> = &'a dyn Fn() -> Path;
+
 /// Errors of the name of a resource.
-pub fn check_name(name: &str, path: &Path) -> FieldErrors {
-    let mut errors = Vec::new();
-    push_invalid(&mut errors, path, name, rules::is_qualified_name(name));
+pub fn check_name(name: &str, at: At<'_>) -> FieldErrors {
+    let messages = rules::is_qualified_name(name);
+    let mut errors: FieldErrors = messages.into_iter().map(|m| FieldError::invalid(&at(), name, m)).collect();
     if errors.is_empty() && !name.contains('/') && !is_standard_name(name) {
-        errors.push(FieldError::invalid(path, name, "must be a standard resource type or fully qualified"));
+        errors.push(FieldError::invalid(&at(), name, "must be a standard resource type or fully qualified"));
     }
     errors
 }
 
 /// As [`check_name`], in a quota.
-pub fn check_quota_name(name: &str, path: &Path) -> FieldErrors {
-    let mut errors = check_name(name, path);
+pub fn check_quota_name(name: &str, at: At<'_>) -> FieldErrors {
+    let mut errors = check_name(name, at);
     if !name.contains('/') && !is_quota_name(name) {
-        errors.push(FieldError::invalid(path, name, "must be a standard resource for quota"));
+        errors.push(FieldError::invalid(&at(), name, "must be a standard resource for quota"));
     }
     errors
 }
 
 /// As [`check_name`], in a container's requests and limits.
-pub fn check_container_name(name: &str, path: &Path) -> FieldErrors {
-    let mut errors = check_name(name, path);
+pub fn check_container_name(name: &str, at: At<'_>) -> FieldErrors {
+    if matches!(name, "cpu" | "memory" | "ephemeral-storage") {
+        return Vec::new();
+    }
+    let mut errors = check_name(name, at);
     if !name.contains('/') {
-        if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_pages(name) {
-            errors.push(FieldError::invalid(path, name, "must be a standard resource for containers"));
+        if !is_huge_pages(name) {
+            errors.push(FieldError::invalid(&at(), name, "must be a standard resource for containers"));
         }
     } else if !is_native(name) && !is_extended(name) {
-        errors.push(FieldError::invalid(path, name, "doesn't follow extended resource name standard"));
+        errors.push(FieldError::invalid(&at(), name, "doesn't follow extended resource name standard"));
     }
     errors
 }
 
 /// Errors of an amount: not negative, and whole where the resource is counted in units.
-pub fn check_amount(name: &str, amount: &ApiQuantity, path: &Path) -> FieldErrors {
-    let quantity = Quantity::of(amount);
+pub fn check_amount(name: &str, amount: Quantity, at: At<'_>) -> FieldErrors {
     let mut errors = Vec::new();
-    if quantity.is_negative() {
-        errors.push(FieldError::invalid(path, quantity.to_string(), "must be greater than or equal to 0"));
+    if amount.is_negative() {
+        errors.push(FieldError::invalid(&at(), amount.to_string(), "must be greater than or equal to 0"));
     }
-    if is_counted_whole(name) && !quantity.is_whole() {
-        errors.push(FieldError::invalid(path, quantity.to_string(), "must be an integer"));
+    if is_counted_whole(name) && amount.milli_value() % 1000 != 0 {
+        errors.push(FieldError::invalid(&at(), amount.to_string(), "must be an integer"));
     }
     errors
 }

@@ -3,7 +3,7 @@
 use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate};
 use crate::object::Registered;
 use crate::pod_spec::defaults::canonical_resources;
-use crate::resources::{check_amount, check_container_name};
+use crate::pod_spec::{validate_overhead, validate_tolerations};
 use crate::strategy::plain;
 use crate::support::{FIELD_IMMUTABLE, age, column, json, push_invalid};
 use k8s_openapi::api::node::v1::RuntimeClass;
@@ -54,13 +54,8 @@ fn validate(class: &RuntimeClass) -> FieldErrors {
     } else {
         push_invalid(&mut errors, &path, &class.handler, rules::is_dns1123_label(&class.handler));
     }
-    if let Some(overhead) = &class.overhead {
-        let path = Path::new("overhead").child("limits");
-        for (name, amount) in overhead.pod_fixed.iter().flatten() {
-            let path = path.key(name);
-            errors.extend(check_container_name(name, &path));
-            errors.extend(check_amount(name, amount, &path));
-        }
+    if let Some(fixed) = class.overhead.as_ref().and_then(|o| o.pod_fixed.as_ref()) {
+        validate_overhead(&mut errors, fixed, &Path::new("overhead"));
     }
     if let Some(scheduling) = &class.scheduling {
         let path = Path::new("scheduling");
@@ -69,6 +64,7 @@ fn validate(class: &RuntimeClass) -> FieldErrors {
         }
         let path = path.child("tolerations");
         let tolerations = scheduling.tolerations.as_deref().unwrap_or_default();
+        validate_tolerations(&mut errors, tolerations, &path);
         for (i, toleration) in tolerations.iter().enumerate() {
             let key = |t: &k8s_openapi::api::core::v1::Toleration| {
                 (t.key.clone(), t.operator.clone(), t.value.clone(), t.effect.clone())
@@ -79,4 +75,25 @@ fn validate(class: &RuntimeClass) -> FieldErrors {
         }
     }
     errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::testing::check;
+    use serde_json::json;
+
+    #[test]
+    fn what_a_class_gives_its_pods_is_checked_as_a_pods_own() {
+        check(validate, json!({"handler": "gvisor"}), &[]);
+        check(
+            validate,
+            json!({"handler": "gvisor", "overhead": {"podFixed": {"hugepages-2Mi": "2Mi"}},
+                "scheduling": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}}),
+            &[
+                "overhead: Forbidden: HugePages require cpu or memory",
+                "scheduling.tolerations[0].operator: Invalid value: \"b\": value must be empty when `operator` is 'Exists'",
+            ],
+        );
+    }
 }

@@ -21,6 +21,9 @@ pub(super) fn validate(new: &Job, old: &Job) -> FieldErrors {
         path: Path::new("status"),
     };
     let mut errors = change.numbers();
+    change.one_end(&mut errors);
+    change.completion_time(&mut errors);
+    change.announced_end(&mut errors);
     change.finished(&mut errors);
     change.indexes(&mut errors);
     change.conditions(&mut errors);
@@ -75,15 +78,10 @@ impl Change<'_> {
         errors
     }
 
-    /// What must hold of a job that is Complete or Failed.
-    fn finished(&self, errors: &mut FieldErrors) {
-        let s = self.status;
+    /// A job ends in one way only.
+    fn one_end(&self, errors: &mut FieldErrors) {
         let conditions = self.at("conditions");
         let (complete, failed) = (has(self.new, "Complete"), has(self.new, "Failed"));
-        let finished = complete || failed;
-        let finish_turned = is_finished(self.old) != is_finished(self.new);
-        let started = s.start_time != self.before.start_time;
-        let ended = s.completion_time != self.before.completion_time;
         if (self.turned("Complete") || self.turned("Failed")) && complete && failed {
             errors.push(invalid(&conditions, "cannot set Complete=True and Failed=true conditions"));
         }
@@ -93,7 +91,15 @@ impl Change<'_> {
         {
             errors.push(invalid(&conditions, "cannot set Complete=True and FailureTarget=true conditions"));
         }
+    }
+
+    /// The time of completion: of jobs that are Complete, and not before their start.
+    fn completion_time(&self, errors: &mut FieldErrors) {
+        let s = self.status;
         let at = self.at("completionTime");
+        let complete = has(self.new, "Complete");
+        let started = s.start_time != self.before.start_time;
+        let ended = s.completion_time != self.before.completion_time;
         if self.turned("Complete") || ended {
             match &s.completion_time {
                 Some(time) if !complete => {
@@ -112,7 +118,13 @@ impl Change<'_> {
         {
             errors.push(FieldError::invalid(&at, Json(end), "must be equal to or after `startTime`"));
         }
-        let failed_indexes = s.failed_indexes != self.before.failed_indexes;
+    }
+
+    /// The end is announced before it is reached.
+    fn announced_end(&self, errors: &mut FieldErrors) {
+        let conditions = self.at("conditions");
+        let (complete, failed) = (has(self.new, "Complete"), has(self.new, "Failed"));
+        let failed_indexes = self.status.failed_indexes != self.before.failed_indexes;
         if (self.turned("Failed") || failed_indexes) && failed && !has(self.new, "FailureTarget") {
             let why = "cannot set Failed=True condition without the FailureTarget=true condition";
             errors.push(invalid(&conditions, why));
@@ -124,9 +136,16 @@ impl Change<'_> {
             let why = "cannot set Complete=True condition without the SuccessCriteriaMet=true condition";
             errors.push(invalid(&conditions, why));
         }
-        if !finished {
+    }
+
+    /// What must hold of a job that is Complete or Failed.
+    fn finished(&self, errors: &mut FieldErrors) {
+        if !(has(self.new, "Complete") || has(self.new, "Failed")) {
             return;
         }
+        let s = self.status;
+        let finish_turned = is_finished(self.old) != is_finished(self.new);
+        let started = s.start_time != self.before.start_time;
         let positive = |n: Option<i32>| n.filter(|n| *n > 0);
         if let Some(n) = positive(s.active).filter(|_| finish_turned || s.active != self.before.active) {
             errors.push(FieldError::invalid(&self.at("active"), n, "active>0 is invalid for finished job"));

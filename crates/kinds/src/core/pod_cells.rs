@@ -3,7 +3,9 @@
 
 use crate::kind::{Cell, Column};
 use crate::support::{age, column, or, wide};
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerState, ContainerStateTerminated, ContainerStatus, Pod, PodStatus,
+};
 use k8s_openapi::jiff::Timestamp;
 use meta::pod::is_sidecar;
 
@@ -119,41 +121,10 @@ fn summary(pod: &Pod) -> Summary {
     }
     let init = spec.init_containers.as_deref().unwrap_or_default();
     s.total += init.iter().filter(|c| is_sidecar(c)).count();
-
-    let sidecar = |name: &str| init.iter().any(|c| c.name == name && is_sidecar(c));
-    let empty = ContainerState::default();
-    let mut sidecar_restarts = 0;
-    let mut sidecar_last = None;
-    let mut initializing = false;
-    for (i, container) in status.init_container_statuses.iter().flatten().enumerate() {
-        let restarts = i64::from(container.restart_count);
-        s.restarts += restarts;
-        s.last_restart = s.last_restart.max(ended(container));
-        if sidecar(&container.name) {
-            sidecar_restarts += restarts;
-            sidecar_last = sidecar_last.max(ended(container));
-        }
-        let state = container.state.as_ref().unwrap_or(&empty);
-        match &state.terminated {
-            Some(end) if end.exit_code == 0 => continue,
-            _ if sidecar(&container.name) && container.started == Some(true) => {
-                s.ready += usize::from(container.ready);
-                continue;
-            }
-            Some(end) => s.reason = format!("Init:{}", end_reason(end)),
-            None => {
-                s.reason = match waiting_reason(state).filter(|r| *r != "PodInitializing") {
-                    Some(reason) => format!("Init:{reason}"),
-                    None => format!("Init:{i}/{}", init.len()),
-                };
-            }
-        }
-        initializing = true;
-        break;
-    }
-    if !initializing || condition(status, "Initialized") == Some("True") {
-        s.restarts = sidecar_restarts;
-        s.last_restart = sidecar_last;
+    let sidecars = summarize_init_containers(&mut s, status, init);
+    if sidecars.initialized || condition(status, "Initialized") == Some("True") {
+        // from here on those of the init containers that have ended are no news
+        (s.restarts, s.last_restart) = (sidecars.restarts, sidecars.last_restart);
         summarize_containers(&mut s, status);
     }
     if pod.metadata.deletion_timestamp.is_some() {
@@ -164,6 +135,45 @@ fn summary(pod: &Pod) -> Summary {
         }
     }
     s
+}
+
+/// How far the init containers have come, and what of them goes on.
+#[derive(Default)]
+struct Sidecars {
+    initialized: bool,
+    restarts: i64,
+    last_restart: Option<Timestamp>,
+}
+
+fn summarize_init_containers(s: &mut Summary, status: &PodStatus, init: &[Container]) -> Sidecars {
+    let mut sidecars = Sidecars::default();
+    let empty = ContainerState::default();
+    for (i, container) in status.init_container_statuses.iter().flatten().enumerate() {
+        let restarts = i64::from(container.restart_count);
+        s.restarts += restarts;
+        s.last_restart = s.last_restart.max(ended(container));
+        let goes_on = init.iter().any(|c| c.name == container.name && is_sidecar(c));
+        if goes_on {
+            sidecars.restarts += restarts;
+            sidecars.last_restart = sidecars.last_restart.max(ended(container));
+        }
+        let state = container.state.as_ref().unwrap_or(&empty);
+        s.reason = match &state.terminated {
+            Some(end) if end.exit_code == 0 => continue,
+            _ if goes_on && container.started == Some(true) => {
+                s.ready += usize::from(container.ready);
+                continue;
+            }
+            Some(end) => format!("Init:{}", end_reason(end)),
+            None => match waiting_reason(state).filter(|r| *r != "PodInitializing") {
+                Some(reason) => format!("Init:{reason}"),
+                None => format!("Init:{i}/{}", init.len()),
+            },
+        };
+        return sidecars;
+    }
+    sidecars.initialized = true;
+    sidecars
 }
 
 fn summarize_containers(s: &mut Summary, status: &PodStatus) {

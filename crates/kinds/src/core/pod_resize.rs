@@ -108,22 +108,27 @@ pub(super) fn validate_resize(new: &Pod, old: &Pod) -> FieldErrors {
         let path = path.child("containers").index(i).child("resources");
         validate_not_removed(&mut errors, new.resources.as_ref(), old.resources.as_ref(), &path, "resource");
     }
-    let changed = |new: &Container, old: &Container| {
-        let masked = Container {
-            resources: Some(masked_resources(new.resources.as_ref(), old.resources.as_ref())),
-            ..new.clone()
-        };
-        let old = Container { resources: Some(normal(old.resources.as_ref())), ..old.clone() };
-        !semantic_eq(&masked, &old)
-    };
+    validate_rest_kept(&mut errors, after, before, &path);
+    errors
+}
+
+/// Whether more than CPU and memory differs.
+fn rest_changed(new: &Container, old: &Container) -> bool {
+    let resources = masked_resources(new.resources.as_ref(), old.resources.as_ref());
+    let masked = Container { resources: Some(resources), ..new.clone() };
+    let old = Container { resources: Some(normal(old.resources.as_ref())), ..old.clone() };
+    !semantic_eq(&masked, &old)
+}
+
+fn validate_rest_kept(errors: &mut FieldErrors, after: &PodSpec, before: &PodSpec, path: &Path) {
     for (new, old) in after.containers.iter().zip(&before.containers) {
-        if changed(new, old) {
-            errors.push(FieldError::forbidden(&path, ONLY_CPU_AND_MEMORY));
+        if rest_changed(new, old) {
+            errors.push(FieldError::forbidden(path, ONLY_CPU_AND_MEMORY));
         }
     }
-    for (i, (new, old)) in init_after.iter().zip(init_before).enumerate() {
+    for (i, (new, old)) in init_of(after).iter().zip(init_of(before)).enumerate() {
         let at = || path.child("initContainers").index(i);
-        if changed(new, old) {
+        if rest_changed(new, old) {
             let why = "only cpu and memory resources for init or sidecar containers are mutable";
             errors.push(FieldError::forbidden(&at(), why));
         }
@@ -134,7 +139,6 @@ pub(super) fn validate_resize(new: &Pod, old: &Pod) -> FieldErrors {
             errors.push(FieldError::forbidden(&at(), why));
         }
     }
-    errors
 }
 
 fn validate_pod_level_resize(errors: &mut FieldErrors, after: &PodSpec, before: &PodSpec, path: &Path) {

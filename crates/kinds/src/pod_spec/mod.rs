@@ -22,6 +22,8 @@ pub(crate) use affinity::{PodTerms, validate_node_selector};
 pub(crate) use claims::validate_claim_spec;
 pub use defaults::{default_claim_spec, default_pod, default_pod_spec, default_pod_template};
 pub(crate) use legacy_volumes::validate_legacy;
+pub(crate) use resources::validate_overhead;
+pub(crate) use scheduling::validate_tolerations;
 pub use validate::validate_pod_template;
 pub(crate) use volume_mounts::no_backsteps;
 pub(crate) use volumes::{validate_csi_driver, validate_host_path};

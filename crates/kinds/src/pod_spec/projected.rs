@@ -109,22 +109,17 @@ pub(super) fn validate_projected(errors: &mut FieldErrors, projected: &Projected
             let at = at.child("podCertificate");
             validate_certificate(errors, certificate, &at);
             let files = [
-                ("credentialBundlePath", &certificate.credential_bundle_path),
-                ("keyPath", &certificate.key_path),
-                ("certificateChainPath", &certificate.certificate_chain_path),
+                ("credentialBundlePath", text(certificate.credential_bundle_path.as_ref())),
+                ("keyPath", text(certificate.key_path.as_ref())),
+                ("certificateChainPath", text(certificate.certificate_chain_path.as_ref())),
             ];
-            let mut given = 0;
-            for (field, file) in files {
-                let file = text(file.as_ref());
-                if !file.is_empty() {
-                    given += 1;
-                    local_path(errors, file, || at.child(field));
-                    claimed.claim(errors, file, file, path);
-                }
-            }
-            if given == 0 {
+            if files.iter().all(|(_, file)| file.is_empty()) {
                 let why = "specify at least one of credentialBundlePath, keyPath, and certificateChainPath";
                 errors.push(FieldError::required(&at, why));
+            }
+            for (field, file) in files.into_iter().filter(|(_, file)| !file.is_empty()) {
+                local_path(errors, file, || at.child(field));
+                claimed.claim(errors, file, file, path);
             }
         }
         if sources > 1 {

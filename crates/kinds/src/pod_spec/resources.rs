@@ -2,12 +2,12 @@
 
 use super::validate::Context;
 use super::{refuse_each, required};
-use crate::resources::{is_counted_whole, is_extended, is_native, is_overcommit_allowed, is_standard_name};
+use crate::resources::{At, check_amount, check_container_name, check_name, is_overcommit_allowed};
 use k8s_openapi::api::core::v1::{PodResourceClaim, PodSpec, ResourceClaim, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meta::pod::{container_limits, container_requests, is_pod_level_resource};
-use meta::validation::{is_dns1123_label, is_dns1123_subdomain, is_qualified_name};
+use meta::validation::{is_dns1123_label, is_dns1123_subdomain};
 use meta::{FieldError, FieldErrors, Json, Path, Quantity};
 use std::collections::BTreeMap;
 
@@ -15,50 +15,19 @@ const MIRROR_POD: &str = "kubernetes.io/config.mirror";
 const HUGE_PAGES: &str = "hugepages-";
 
 type Amounts = BTreeMap<String, ApiQuantity>;
-/// Refuses the name of a resource at a path.
-type NameRule = fn(&mut FieldErrors, &str, &dyn Fn() -> Path);
+/// Errors of the name of a resource.
+type NameRule = fn(&str, At<'_>) -> FieldErrors;
 
-fn resource_name(errors: &mut FieldErrors, name: &str, at: &dyn Fn() -> Path) -> bool {
-    let messages = is_qualified_name(name);
-    let ok = messages.is_empty();
-    refuse_each(errors, at, name, messages);
-    if !ok {
-        return false;
-    }
-    if !name.contains('/') && !is_standard_name(name) {
-        errors.push(FieldError::invalid(&at(), name, "must be a standard resource type or fully qualified"));
-        return false;
-    }
-    true
-}
-
-fn container_resource_name(errors: &mut FieldErrors, name: &str, at: &dyn Fn() -> Path) {
-    if matches!(name, "cpu" | "memory" | "ephemeral-storage") {
-        return;
-    }
-    resource_name(errors, name, at);
-    if !name.contains('/') {
-        if !name.starts_with(HUGE_PAGES) {
-            errors.push(FieldError::invalid(&at(), name, "must be a standard resource for containers"));
-        }
-    } else if !is_native(name) && !is_extended(name) {
-        errors.push(FieldError::invalid(&at(), name, "doesn't follow extended resource name standard"));
-    }
-}
-
-fn pod_resource_name(errors: &mut FieldErrors, name: &str, at: &dyn Fn() -> Path) {
-    if resource_name(errors, name, at) && !is_pod_level_resource(name) {
+fn check_pod_level_name(name: &str, at: At<'_>) -> FieldErrors {
+    let mut errors = check_name(name, at);
+    if errors.is_empty() && !is_pod_level_resource(name) {
         errors.push(FieldError::not_supported(&at(), name, &["cpu", HUGE_PAGES, "memory"]));
     }
+    errors
 }
 
 /// The amount, if it is one that the resource can have.
-fn amount(
-    errors: &mut FieldErrors,
-    name: &str,
-    quantity: &ApiQuantity,
-    at: &dyn Fn() -> Path,
-) -> Option<Quantity> {
+fn amount(errors: &mut FieldErrors, name: &str, quantity: &ApiQuantity, at: At<'_>) -> Option<Quantity> {
     let amount = match Quantity::parse(&quantity.0) {
         Ok(amount) => amount,
         Err(why) => {
@@ -66,13 +35,7 @@ fn amount(
             return None;
         }
     };
-    if amount.is_negative() {
-        errors.push(FieldError::invalid(&at(), &quantity.0, "must be greater than or equal to 0"));
-    }
-    let whole = is_counted_whole(name);
-    if whole && amount.milli_value() % 1000 != 0 {
-        errors.push(FieldError::invalid(&at(), &quantity.0, "must be an integer"));
-    }
+    errors.extend(check_amount(name, amount, at));
     if let Some(size) = name.strip_prefix(HUGE_PAGES) {
         let page = Quantity::parse(size).ok().filter(|p| !p.is_zero() && !p.is_negative() && p.is_whole());
         if page.is_none_or(|p| amount.value() % p.value() != 0) {
@@ -83,12 +46,10 @@ fn amount(
     Some(amount)
 }
 
-pub(super) fn validate_overhead(errors: &mut FieldErrors, overhead: &Amounts, path: &Path) {
-    for (name, quantity) in overhead {
-        let at = || path.child("limits").key(name);
-        container_resource_name(errors, name, &at);
-        amount(errors, name, quantity, &at);
-    }
+/// What a pod takes beyond its containers: as their limits.
+pub(crate) fn validate_overhead(errors: &mut FieldErrors, overhead: &Amounts, path: &Path) {
+    let resources = ResourceRequirements { limits: Some(overhead.clone()), ..Default::default() };
+    validate_requirements(errors, &resources, check_container_name, &|| path.clone());
 }
 
 pub(super) fn validate_container_resources(
@@ -98,7 +59,7 @@ pub(super) fn validate_container_resources(
     path: &Path,
 ) {
     let at = || path.child("resources");
-    validate_requirements(errors, resources, container_resource_name, &at);
+    validate_requirements(errors, resources, check_container_name, &at);
     if let Some(claims) = &resources.claims {
         validate_claim_names(errors, claims, &context.claims, &at().child("claims"));
     }
@@ -108,19 +69,19 @@ fn validate_requirements(
     errors: &mut FieldErrors,
     resources: &ResourceRequirements,
     name_rule: NameRule,
-    path: &dyn Fn() -> Path,
+    path: At<'_>,
 ) {
     let empty = Amounts::new();
     let limits = resources.limits.as_ref().unwrap_or(&empty);
     let requests = resources.requests.as_ref().unwrap_or(&empty);
     for (name, quantity) in limits {
         let at = || path().child("limits").key(name);
-        name_rule(errors, name, &at);
+        errors.extend(name_rule(name, &at));
         amount(errors, name, quantity, &at);
     }
     for (name, quantity) in requests {
         let at = || path().child("requests").key(name);
-        name_rule(errors, name, &at);
+        errors.extend(name_rule(name, &at));
         let Some(request) = amount(errors, name, quantity, &at) else { continue };
         match limits.get(name).map(|l| (l, Quantity::parse(&l.0))) {
             Some((shown, Ok(limit))) => {
@@ -236,7 +197,7 @@ pub(super) fn validate_pod_level_resources(errors: &mut FieldErrors, spec: &PodS
         let why = "claims may not be set for Resources at pod-level";
         errors.push(FieldError::forbidden(&path.child("claims"), why));
     }
-    validate_requirements(errors, whole, pod_resource_name, &|| path.clone());
+    validate_requirements(errors, whole, check_pod_level_name, &|| path.clone());
     let empty = Amounts::new();
     let requests = whole.requests.as_ref().unwrap_or(&empty);
     let limits = whole.limits.as_ref().unwrap_or(&empty);
