@@ -78,9 +78,7 @@ pub static CSI_DRIVER: Registered<CSIDriver> = Registered::new(Kind {
             if old.spec.prevent_pod_scheduling_if_missing.is_none() {
                 new.spec.prevent_pod_scheduling_if_missing = None;
             }
-            let changed = new.spec.token_requests != old.spec.token_requests
-                || new.spec.requires_republish != old.spec.requires_republish
-                || new.spec.se_linux_mount != old.spec.se_linux_mount;
+            let changed = !semantic_eq(&new.spec, &old.spec);
             next_generation(new, old, changed);
         },
         unconditional_update: false,

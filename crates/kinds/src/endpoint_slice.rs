@@ -11,6 +11,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, End
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 use std::collections::BTreeSet;
 
+const HOSTNAME: &str = "kubernetes.io/hostname";
 const MAX_TOPOLOGY_LABELS: usize = 16;
 const MAX_ADDRESSES: usize = 100;
 const MAX_PORTS: usize = 20_000;
@@ -59,7 +60,10 @@ pub static ENDPOINT_SLICE: Registered<EndpointSlice> = Registered::new(Kind {
     validate: Validate { create: |s| validate(s, None), update: validate_update },
     strategy: Strategy {
         warnings: crate::warnings::objects::endpoint_slice,
-        prepare_create: first_generation,
+        prepare_create: |slice| {
+            first_generation(slice);
+            drop_topology(slice, None);
+        },
         prepare_update,
         ..plain()
     },
@@ -69,11 +73,28 @@ pub static ENDPOINT_SLICE: Registered<EndpointSlice> = Registered::new(Kind {
 });
 
 fn prepare_update(new: &mut EndpointSlice, old: &EndpointSlice) {
+    let endpoints_changed = !semantic_eq(&new.endpoints, &old.endpoints);
     let changed = new.address_type != old.address_type
-        || !semantic_eq(&new.endpoints, &old.endpoints)
+        || endpoints_changed
         || !semantic_eq(&new.ports, &old.ports)
         || !semantic_eq(&new.metadata.labels, &old.metadata.labels);
     next_generation(new, old, changed);
+    if endpoints_changed {
+        drop_topology(new, Some(old));
+    }
+}
+
+/// `deprecatedTopology` is not written any more. A node that only it named in the stored slice becomes `nodeName`.
+fn drop_topology(new: &mut EndpointSlice, old: Option<&EndpointSlice>) {
+    let host = |e: &Endpoint| e.deprecated_topology.as_ref()?.get(HOSTNAME).cloned();
+    let known: Vec<String> = old.iter().flat_map(|o| o.endpoints.iter().flatten()).filter_map(host).collect();
+    for endpoint in new.endpoints.iter_mut().flatten() {
+        let node = host(endpoint).filter(|n| known.contains(n) && rules::is_dns1123_subdomain(n).is_empty());
+        if endpoint.node_name.is_none() {
+            endpoint.node_name = node;
+        }
+        endpoint.deprecated_topology = None;
+    }
 }
 
 fn shorten(items: impl Iterator<Item = String>) -> String {
@@ -265,6 +286,7 @@ fn check_hints(hints: &EndpointHints, path: &Path) -> FieldErrors {
 mod tests {
     use super::*;
     use crate::support::testing::{lines, object};
+    use serde_json::{Value, json};
 
     #[test]
     fn refusals() {
@@ -273,7 +295,6 @@ mod tests {
             (ENDPOINT_SLICE.kind.default)(&mut slice);
             assert_eq!(lines(&validate(&slice, None)), expect);
         };
-        use serde_json::json;
         check(
             json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": [{"port": 80}]}),
             &[],
@@ -294,6 +315,25 @@ mod tests {
             json!({"addressType": "IPv4", "ports": [{"port": 80}, {"port": 81}]}),
             &["ports[1].name: Duplicate value: \"\""],
         );
+    }
+
+    #[test]
+    fn the_old_topology_becomes_the_name_of_the_node() {
+        let slice = |topology: Value, address: &str| -> EndpointSlice {
+            object(
+                json!({"addressType": "IPv4", "endpoints": [{"addresses": [address], "deprecatedTopology": topology}]}),
+            )
+        };
+        let stored = slice(json!({HOSTNAME: "a"}), "10.0.0.1");
+        let check = |topology: Value, address: &str, expect: (Option<&str>, bool)| {
+            let mut new = slice(topology, address);
+            prepare_update(&mut new, &stored);
+            let endpoint = &new.endpoints.as_ref().unwrap()[0];
+            assert_eq!((endpoint.node_name.as_deref(), endpoint.deprecated_topology.is_some()), expect);
+        };
+        check(json!({HOSTNAME: "a"}), "10.0.0.1", (None, true));
+        check(json!({HOSTNAME: "a"}), "10.0.0.2", (Some("a"), false));
+        check(json!({HOSTNAME: "b"}), "10.0.0.2", (None, false));
     }
 
     #[test]

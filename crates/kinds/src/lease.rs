@@ -4,7 +4,7 @@ use crate::kind::{Cell, Column, Kind, NameRule, Names, Scope, Strategy, Validate
 use crate::object::Registered;
 use crate::strategy::plain;
 use crate::support::{age, column, no_change, push_invalid, text};
-use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 
 const OLDEST_EMULATION_VERSION: &str = "OldestEmulationVersion";
@@ -27,11 +27,28 @@ pub static LEASE: Registered<Lease> = Registered::new(Kind {
     name_rule: NameRule::DnsSubdomain,
     default: no_change,
     validate: Validate { create: validate, update: |new, _| validate(new) },
-    strategy: Strategy { create_on_update: true, unconditional_update: false, ..plain() },
+    strategy: Strategy {
+        prepare_create: |lease| drop_coordinated_election(lease, None),
+        prepare_update: |new, old| drop_coordinated_election(new, old.spec.as_ref()),
+        create_on_update: true,
+        unconditional_update: false,
+        ..plain()
+    },
     subresources: &[],
     selectable: &[],
     columns: COLUMNS,
 });
+
+/// Fields behind a gate that v1.36 ships switched off (CoordinatedLeaderElection), unless they were set before.
+fn drop_coordinated_election(lease: &mut Lease, old: Option<&LeaseSpec>) {
+    let Some(spec) = &mut lease.spec else { return };
+    if old.is_none_or(|o| o.strategy.is_none()) {
+        spec.strategy = None;
+    }
+    if old.is_none_or(|o| o.preferred_holder.is_none()) {
+        spec.preferred_holder = None;
+    }
+}
 
 fn validate(lease: &Lease) -> FieldErrors {
     let mut errors = Vec::new();
@@ -72,8 +89,8 @@ fn validate(lease: &Lease) -> FieldErrors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::support::testing::check;
-    use serde_json::json;
+    use crate::support::testing::{check, object};
+    use serde_json::{Value, json};
 
     #[test]
     fn refusals() {
@@ -88,5 +105,18 @@ mod tests {
                 "spec.preferredHolder: Forbidden: may only be specified if `strategy` is defined",
             ],
         );
+    }
+
+    #[test]
+    fn coordinated_election_is_switched_off() {
+        let lease = |spec: Value| -> Lease { object(json!({ "spec": spec })) };
+        let (mut new, old) =
+            (lease(json!({"strategy": "OldestEmulationVersion", "preferredHolder": "a"})), lease(json!({})));
+        (LEASE.kind.strategy.prepare_update)(&mut new, &old);
+        assert_eq!(new, old);
+        let mut kept = lease(json!({"strategy": "OldestEmulationVersion"}));
+        let stored = kept.clone();
+        (LEASE.kind.strategy.prepare_update)(&mut kept, &stored);
+        assert_eq!(kept, stored);
     }
 }

@@ -4,7 +4,7 @@ use crate::kind::{Column, Connect, Kind, NameRule, Names, Scope, Subresource};
 use crate::object::Registered;
 use crate::strategy::plain;
 use crate::support::{age, no_change, unchecked};
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{ObjectReference, ServiceAccount};
 use meta::GroupVersionKind;
 
 const COLUMNS: &[Column<ServiceAccount>] = &[age()];
@@ -24,8 +24,35 @@ pub static SERVICE_ACCOUNT: Registered<ServiceAccount> = Registered::new(Kind {
     name_rule: NameRule::DnsSubdomain,
     default: no_change,
     validate: unchecked(),
-    strategy: crate::kind::Strategy { warnings: crate::warnings::objects::service_account, ..plain() },
+    strategy: crate::kind::Strategy {
+        warnings: crate::warnings::objects::service_account,
+        prepare_create: keep_names_of_secrets,
+        prepare_update: |new, _| keep_names_of_secrets(new),
+        ..plain()
+    },
     subresources: SUBRESOURCES,
     selectable: &[],
     columns: COLUMNS,
 });
+
+/// Secrets are of the account's namespace: a reference has no more than a name.
+fn keep_names_of_secrets(account: &mut ServiceAccount) {
+    for secret in account.secrets.iter_mut().flatten() {
+        *secret = ObjectReference { name: secret.name.take(), ..Default::default() };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::testing::object;
+    use serde_json::json;
+
+    #[test]
+    fn a_secret_is_a_name() {
+        let mut account: ServiceAccount =
+            object(json!({"secrets": [{"kind": "Secret", "namespace": "other", "name": "s", "uid": "u"}]}));
+        (SERVICE_ACCOUNT.kind.strategy.prepare_create)(&mut account);
+        assert_eq!(account, object(json!({"secrets": [{"name": "s"}]})));
+    }
+}
