@@ -7,7 +7,7 @@ use crate::plan::{Note, Op, Plan};
 use crate::pods;
 use crate::world::{BY_NODE, World};
 use client::{Delta, Key};
-use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Taint, Toleration};
 use k8s_openapi::jiff::SignedDuration;
 use meta::Time;
 use meta::taints::tolerates;
@@ -26,10 +26,19 @@ static DELETION_SECONDS: Metric = Metric::histogram(
     "Latency, in seconds, between the time when a taint effect has been activated for the Pod and its deletion via TaintEvictionController.",
 );
 
-/// Remembers since when it sees a pod under taints that do not say when they were added.
+/// Remembers the pods whose time on their node is running out. A taint that comes, or takes another's place, while it
+/// does gives no more time.
 #[derive(Default)]
 pub struct TaintEviction {
-    since: Mutex<HashMap<Key, (Option<String>, Time)>>,
+    waiting: Mutex<HashMap<Key, Waiting>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    uid: Option<String>,
+    since: Time,
+    /// Its deletion has begun: it cannot be taken back.
+    is_over: bool,
 }
 
 impl Controller for TaintEviction {
@@ -48,13 +57,13 @@ impl Controller for TaintEviction {
         let node = pod.as_ref().and_then(|p| world.nodes.find("", pods::node_name(p)));
         let taints = node.map(|n| no_execute(&n)).unwrap_or_default();
         let (Some(pod), false) = (pod, taints.is_empty()) else {
-            self.since.lock().remove(key);
+            self.cancel(key, &mut plan);
             return plan;
         };
-        let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.clone()).unwrap_or_default();
-        let due = match tolerated(&taints, &tolerations) {
+        let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+        let due = match tolerated(&taints, tolerations) {
             Tolerated::Forever => {
-                self.since.lock().remove(key);
+                self.cancel(key, &mut plan);
                 plan.because("every taint is tolerated");
                 return plan;
             }
@@ -67,8 +76,14 @@ impl Controller for TaintEviction {
                 }
                 at
             }
-            Tolerated::No => now,
+            Tolerated::No => {
+                self.cancel(key, &mut plan);
+                now
+            }
         };
+        if let Some(waiting) = self.waiting.lock().get_mut(key) {
+            waiting.is_over = true;
+        }
         let about = client::events::reference(&*pod);
         plan.note(Note::normal(about, "TaintManagerEviction", format!("Marking for deletion Pod {key}")));
         let why = ("DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint");
@@ -80,18 +95,35 @@ impl Controller for TaintEviction {
 }
 
 impl TaintEviction {
-    /// Since when the pod is under the last of the taints.
+    /// Since when the pod's time is running: since the first of the taints that it does not tolerate forever was added,
+    /// or since it came to the node, if that was later.
     fn since(&self, key: &Key, pod: &Pod, taints: &[Taint], now: Time) -> Time {
-        let added: Option<Vec<Time>> = taints.iter().map(|t| t.time_added.as_ref().map(|t| t.0)).collect();
-        if let Some(last) = added.and_then(|a| a.into_iter().max()) {
-            return last;
+        let mut all = self.waiting.lock();
+        if let Some(waiting) = all.get(key).filter(|w| w.uid == pod.metadata.uid) {
+            return waiting.since;
         }
-        let mut all = self.since.lock();
-        let entry = all.entry(key.clone()).or_insert_with(|| (pod.metadata.uid.clone(), now));
-        if entry.0 != pod.metadata.uid {
-            *entry = (pod.metadata.uid.clone(), now);
-        }
-        entry.1
+        let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+        let limited = taints.iter().filter(|t| tolerated(&[(*t).clone()], tolerations) != Tolerated::Forever);
+        let added = limited.map(|t| t.time_added.as_ref().map_or(now, |t| t.0)).min().unwrap_or(now);
+        let bound = pods::condition(pod, "PodScheduled").filter(|c| c.status == "True");
+        let bound = bound.and_then(|c| c.last_transition_time.as_ref());
+        let since = bound.map_or(added, |t| added.max(t.0));
+        all.insert(key.clone(), Waiting { uid: pod.metadata.uid.clone(), since, is_over: false });
+        since
+    }
+
+    /// The pod may stay, or has gone for another reason.
+    fn cancel(&self, key: &Key, plan: &mut Plan) {
+        let Some(waiting) = self.waiting.lock().remove(key).filter(|w| !w.is_over) else { return };
+        let about = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            namespace: Some(key.namespace.to_string()),
+            name: Some(key.name.to_string()),
+            uid: waiting.uid,
+            ..Default::default()
+        };
+        plan.note(Note::normal(about, "TaintManagerEviction", format!("Cancelling deletion of Pod {key}")));
     }
 }
 

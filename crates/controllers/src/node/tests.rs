@@ -158,6 +158,52 @@ fn conditions_and_cordons_taint() {
 }
 
 #[test]
+fn a_pods_time_runs_once_from_when_it_came_under_a_taint() {
+    let mut sim = Sim::new(5);
+    sim.add(TaintEviction::default());
+    let taint = |key: &str, added: Option<Time>| {
+        let mut taint = json!({"key": key, "effect": "NoExecute"});
+        if let Some(added) = added {
+            taint["timeAdded"] = json!(added.to_string());
+        }
+        taint
+    };
+    let set = |sim: &Sim, taints: Value| sim.api.edit("nodes", "", "a", |n| n["spec"]["taints"] = taints);
+    let long_ago = sim.now - seconds(3600);
+    sim.api.put(node("a"));
+    set(&sim, json!([taint("old", Some(long_ago))]));
+    let tolerations = |seconds: i64| {
+        json!([{"key": "old", "operator": "Exists", "tolerationSeconds": seconds},
+            {"key": "new", "operator": "Exists", "tolerationSeconds": seconds}])
+    };
+    let mut late = pod("late", "a", tolerations(100));
+    late["status"]["conditions"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"type": "PodScheduled", "status": "True", "lastTransitionTime": sim.now.to_string()}));
+    sim.api.put(late);
+    sim.settle(seconds(60));
+    sim.now += seconds(60);
+    assert!(sim.api.get("pods", "ns", "late").is_some(), "it came after the taint");
+    // another taint in its place
+    set(&sim, json!([taint("new", Some(sim.now))]));
+    sim.settle(seconds(0));
+    sim.now += seconds(39);
+    sim.settle(seconds(0));
+    assert!(sim.api.get("pods", "ns", "late").is_some());
+    sim.settle(seconds(2));
+    assert!(sim.api.get("pods", "ns", "late").is_none(), "100 seconds in all");
+
+    sim.api.put(pod("lucky", "a", tolerations(1000)));
+    sim.settle(seconds(1));
+    set(&sim, json!([]));
+    sim.settle(seconds(1));
+    let of = |what: &str| sim.notes.iter().filter(|n| n.contains(what)).count();
+    assert_eq!(of("TaintManagerEviction: Cancelling deletion of Pod ns/lucky"), 1);
+    assert_eq!((of("Cancelling deletion of Pod ns/late"), of("Marking for deletion Pod ns/late")), (0, 1));
+}
+
+#[test]
 fn tolerations_and_their_time() {
     let check = |tolerations: Value, expect| {
         let taint = json!([{"key": "k", "value": "v", "effect": "NoExecute"}]);
