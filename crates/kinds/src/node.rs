@@ -10,8 +10,10 @@ use crate::strategy::{plain, status_access};
 use crate::support::{age, check_cidr, column, json, or, text, wide};
 use k8s_openapi::api::core::v1::{Node, NodeSystemInfo, Taint};
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, Quantity, validation as rules};
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 
+const MAX_FEATURE_BYTES: usize = 253;
 const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
 const ROLE: &str = "kubernetes.io/role";
 const TAINT_EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
@@ -87,7 +89,11 @@ pub static NODE: Registered<Node> = Registered::new(Kind {
     // a kubelet registers its node with the status it has
     strategy: Strategy {
         warnings: |new, _| crate::warnings::objects::node(new),
-        prepare_update: |new, old| new.status.clone_from(&old.status),
+        prepare_create: |node| drop_dynamic_config(node, None),
+        prepare_update: |new, old| {
+            new.status.clone_from(&old.status);
+            drop_dynamic_config(new, Some(old));
+        },
         ..plain()
     },
     subresources: SUBRESOURCES,
@@ -108,6 +114,17 @@ fn default(node: &mut Node) {
     canonical_resources(status.allocatable.as_mut());
     if status.allocatable.is_none() {
         status.allocatable = status.capacity.clone();
+    }
+}
+
+/// A kubelet's configuration is no object of the API any more; a node that still names one may.
+fn drop_dynamic_config(new: &mut Node, old: Option<&Node>) {
+    let spec_uses = |n: &Node| n.spec.as_ref().is_some_and(|s| s.config_source.is_some());
+    if let Some(spec) = new.spec.as_mut().filter(|_| !old.is_some_and(spec_uses)) {
+        spec.config_source = None;
+    }
+    if let Some(status) = new.status.as_mut().filter(|_| old.is_none()) {
+        status.config = None;
     }
 }
 
@@ -156,6 +173,13 @@ fn address(node: &Node, kind: &str) -> String {
 fn validate(node: &Node) -> FieldErrors {
     let mut errors = taints(node);
     errors.extend(amounts(node));
+    let swap = system_info(node).and_then(|i| i.swap.as_ref()?.capacity);
+    if let Some(bytes) = swap.filter(|bytes| *bytes <= 0) {
+        // upstream's path
+        let path = Path::new("metadata").child("nodeSwapStatus").child("capacity");
+        errors.push(FieldError::invalid(&path, bytes, "must be greater than zero"));
+    }
+    errors.extend(declared_features(node));
     let cidrs = pod_cidrs(node);
     let path = Path::new("spec").child("podCIDRs");
     for (i, cidr) in cidrs.iter().enumerate() {
@@ -190,6 +214,43 @@ fn amounts(node: &Node) -> FieldErrors {
             })
         })
         .collect()
+}
+
+/// Names of features that the kubelet declares (KEP-5328), sorted and each once.
+fn declared_features(node: &Node) -> FieldErrors {
+    let features = node.status.as_ref().and_then(|s| s.declared_features.as_deref()).unwrap_or_default();
+    let path = Path::new("status").child("declaredFeatures");
+    let mut errors = Vec::new();
+    for (i, name) in features.iter().enumerate() {
+        errors.extend(feature_fault(name).map(|why| FieldError::invalid(&path.index(i), name, why)));
+        let Some(next) = features.get(i + 1) else { continue };
+        match name.cmp(next) {
+            Ordering::Less => {}
+            Ordering::Equal => errors.push(FieldError::duplicate(&path.index(i + 1), next)),
+            Ordering::Greater => {
+                let why = "list must be sorted alphabetically";
+                errors.push(FieldError::invalid(&path.index(i + 1), next, why));
+            }
+        }
+    }
+    errors
+}
+
+fn feature_fault(name: &str) -> Option<String> {
+    if name.len() > MAX_FEATURE_BYTES {
+        return Some(format!(
+            "invalid feature name {name:?}: must be no more than {MAX_FEATURE_BYTES} characters"
+        ));
+    }
+    let is_part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphabetic()) && part.bytes().all(|b| b.is_ascii_alphanumeric())
+    };
+    let ok = name.starts_with(|c: char| c.is_ascii_uppercase()) && name.split('/').all(is_part);
+    (!ok).then(|| {
+        format!(
+            "invalid feature name {name:?}: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes"
+        )
+    })
 }
 
 fn taints(node: &Node) -> FieldErrors {
@@ -227,6 +288,7 @@ fn check_taint(taint: &Taint, path: &Path) -> FieldErrors {
 /// What may not change once set, through the node or its status.
 fn validate_change(new: &Node, old: &Node) -> FieldErrors {
     let mut errors = amounts(new);
+    errors.extend(declared_features(new));
     let mut seen = BTreeSet::new();
     let addresses = new.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
     for (i, address) in addresses.iter().enumerate() {
@@ -291,6 +353,17 @@ mod tests {
             &[
                 "status.capacity.cpu: Invalid value: \"-1\": must be greater than or equal to 0",
                 "status.capacity.pods: Invalid value: \"1500m\": must be an integer",
+            ],
+        );
+        let features = |list: &[&str]| json!({"status": {"declaredFeatures": list}});
+        check(validate, features(&["GuestMemory", "GuestMemory/huge", "Resize"]), &[]);
+        check(
+            validate,
+            features(&["b", "A", "A"]),
+            &[
+                "status.declaredFeatures[0]: Invalid value: \"b\": invalid feature name \"b\": must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes",
+                "status.declaredFeatures[1]: Invalid value: \"A\": list must be sorted alphabetically",
+                "status.declaredFeatures[2]: Duplicate value: \"A\"",
             ],
         );
         let errors = validate_change(
