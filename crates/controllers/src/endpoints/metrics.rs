@@ -1,6 +1,7 @@
 //! What the controllers of slices count, under upstream's names.
 
-use super::slices::{MANAGED_BY, MAX_PER_SLICE, SERVICE_NAME, distribution, label, port_key};
+use super::hints::distribution;
+use super::slices::{MANAGED_BY, MAX_PER_SLICE, SERVICE_NAME, label, port_key};
 use crate::metrics::{Buckets, Levels, Metric, Sample};
 use crate::plan::Measure;
 use crate::world::World;

@@ -1,5 +1,6 @@
 //! Where a service's pods are: the Endpoints of core/v1 and the slices of discovery.k8s.io.
 
+mod hints;
 mod legacy;
 mod metrics;
 mod mirroring;

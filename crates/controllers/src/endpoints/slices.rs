@@ -1,5 +1,6 @@
 //! EndpointSlices: the endpoints of a service in pieces, so that a change of one pod rewrites little.
 
+use super::hints::{distribution, hints};
 use super::metrics::{self, Differences};
 use super::{
     HEADLESS_LABEL, addresses, find_port, has_address, hostname, is_headless, pods_of, selector,
@@ -13,9 +14,7 @@ use crate::refs::controller_ref;
 use crate::world::{BY_SERVICE, World};
 use client::{Delta, Key};
 use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service, ServiceSpec};
-use k8s_openapi::api::discovery::v1::{
-    Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone,
-};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meta::Time;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,11 +25,6 @@ pub(super) const MAX_PER_SLICE: usize = 100;
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const ME: &str = "endpointslice-controller.k8s.io";
-const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
-const TOPOLOGY_AWARE_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
-const PREFER_CLOSE: &str = "PreferClose";
-const PREFER_SAME_ZONE: &str = "PreferSameZone";
-const PREFER_SAME_NODE: &str = "PreferSameNode";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub struct EndpointSlices;
@@ -208,29 +202,6 @@ fn wanted(
         group.endpoints.insert(identity(&endpoint), endpoint);
     }
     groups
-}
-
-/// How near a service's clients want their endpoints (`trafficDistribution`, KEP-3015); None where they do not mind, or
-/// the service asks in the older way by annotation.
-pub(super) fn distribution(service: &Service) -> Option<&str> {
-    let annotated =
-        |name| service.metadata.annotations.as_ref().and_then(|a| a.get(name)).map(String::as_str);
-    let by_annotation = annotated(TOPOLOGY_MODE).or_else(|| annotated(TOPOLOGY_AWARE_HINTS));
-    if matches!(by_annotation, Some("Auto" | "auto")) {
-        return None;
-    }
-    let wanted = service.spec.as_ref()?.traffic_distribution.as_deref();
-    wanted.filter(|d| matches!(*d, PREFER_CLOSE | PREFER_SAME_ZONE | PREFER_SAME_NODE))
-}
-
-/// For whom a proxy should use an endpoint, where others are as good: those in its zone, or on its node.
-fn hints(distribution: Option<&str>, endpoint: &Endpoint) -> Option<EndpointHints> {
-    let ready = endpoint.conditions.as_ref().is_some_and(|c| c.ready == Some(true));
-    let distribution = distribution.filter(|_| ready)?;
-    let node = endpoint.node_name.clone().filter(|_| distribution == PREFER_SAME_NODE);
-    let for_zones = endpoint.zone.clone().map(|name| vec![ForZone { name }]);
-    let for_nodes = node.map(|name| vec![ForNode { name }]);
-    (for_zones.is_some() || for_nodes.is_some()).then_some(EndpointHints { for_nodes, for_zones })
 }
 
 fn ports_of(pod: &Pod, spec: &ServiceSpec) -> Vec<EndpointPort> {

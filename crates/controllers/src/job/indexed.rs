@@ -4,7 +4,7 @@ use super::intervals::Indexes;
 use super::{Sync, TRACKING, backoff, has_finalizer, is_indexed, metrics, policy};
 use crate::children::{creation, pod_from};
 use crate::plan::Op;
-use crate::pods::is_terminating;
+use crate::pods::{is_terminating, phase};
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use meta::Time;
 use policy::Verdict;
@@ -40,6 +40,34 @@ fn all_failures(pod: &Pod) -> i32 {
 }
 
 impl Sync<'_> {
+    pub(super) fn look_at_indexes(&mut self) {
+        let completions = self.spec.completions.unwrap_or(0);
+        let told = self.status.completed_indexes.as_deref().unwrap_or("");
+        self.previously_succeeded = Indexes::parse(told, completions);
+        let new = self.pods.iter().filter(|p| phase(p) == "Succeeded" && has_finalizer(p));
+        let new = Indexes::of(new.filter_map(|p| self.index(p)));
+        self.succeeded_indexes = self.previously_succeeded.union(&new);
+        self.succeeded = self.succeeded_indexes.count();
+        if let Some(limit) = self.spec.backoff_limit_per_index {
+            let told = self.status.failed_indexes.as_deref().unwrap_or("");
+            let new = self.pods.iter().filter(|p| has_finalizer(p) && self.fails_index(p, limit));
+            let new = Indexes::of(new.filter_map(|p| self.index(p)));
+            self.failed_indexes = Indexes::parse(told, completions).union(&new);
+            self.replaced_next = self.replaced_next();
+        }
+    }
+
+    fn fails_index(&self, pod: &Pod, limit: i32) -> bool {
+        if !self.is_failed(pod) {
+            return false;
+        }
+        match policy::of_failure(self.spec, pod) {
+            Verdict::FailIndex => true,
+            Verdict::Ignore => false,
+            Verdict::Unmatched | Verdict::Count | Verdict::FailJob(_) => failures(pod) >= limit,
+        }
+    }
+
     fn indexes_of<'p>(&self, pods: impl Iterator<Item = &'p Arc<Pod>>) -> Indexes {
         let all: BTreeSet<i32> = pods.filter_map(|p| index(p)).collect();
         Indexes::of(all)

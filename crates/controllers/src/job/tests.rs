@@ -3,6 +3,7 @@
 use super::*;
 use crate::sim::Sim;
 use client::testing::FakeApi;
+use k8s_openapi::jiff::SignedDuration;
 use serde_json::Value;
 
 const SEEDS: std::ops::Range<u64> = 0..20;
