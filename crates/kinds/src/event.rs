@@ -93,7 +93,8 @@ pub static EVENT: Registered<Event> = Registered::new(Kind {
     scope: Scope::Namespaced,
     definition: "io.k8s.api.core.v1.Event",
     storage: "events",
-    name_rule: NameRule::DnsSubdomain,
+    // named after what they are about, which may be a role such as `system:node`
+    name_rule: NameRule::PathSegment,
     default: no_change,
     validate: Validate {
         create: |e| validate(e, "reportingComponent"),

@@ -49,9 +49,7 @@ pub enum NameRule {
     DnsSubdomain,
     /// RFC 1123 label, 63 bytes: namespaces, services.
     DnsLabel,
-    /// RFC 1035 label: begins with a letter.
-    Dns1035Label,
-    /// Any single path segment: RBAC objects.
+    /// Any single path segment: RBAC objects, events, disruption budgets.
     PathSegment,
     /// An IP address in its canonical form: IPAddress.
     IpAddress,

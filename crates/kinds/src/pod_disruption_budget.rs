@@ -43,7 +43,8 @@ pub static POD_DISRUPTION_BUDGET: Registered<PodDisruptionBudget> = Registered::
     scope: Scope::Namespaced,
     definition: "io.k8s.api.policy.v1.PodDisruptionBudget",
     storage: "poddisruptionbudgets",
-    name_rule: NameRule::DnsSubdomain,
+    // upstream validates no more of a budget than its spec
+    name_rule: NameRule::PathSegment,
     default: no_change,
     validate: Validate { create: validate, update: |new, _| validate(new) },
     strategy: Strategy {

@@ -4,8 +4,8 @@ use super::admission_hook::Warnings;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time as MetaTime};
 use kinds::{AnyKind, Info, NameRule, Object, Scope};
 use meta::validation::{
-    Messages, name_is_dns_label, name_is_dns_subdomain, name_is_dns1035_label, name_is_ip,
-    name_is_path_segment, validate_object_meta, validate_object_meta_update,
+    Messages, name_is_dns_label, name_is_dns_subdomain, name_is_ip, name_is_path_segment,
+    validate_object_meta, validate_object_meta_update,
 };
 use meta::{ApiError, FieldErrors, ObjectMeta, Path, Time};
 use rand::Rng;
@@ -22,7 +22,6 @@ pub fn name_rule(info: &Info) -> NameFn {
     match info.name_rule {
         NameRule::DnsSubdomain => name_is_dns_subdomain,
         NameRule::DnsLabel => name_is_dns_label,
-        NameRule::Dns1035Label => name_is_dns1035_label,
         NameRule::PathSegment => name_is_path_segment,
         NameRule::IpAddress => name_is_ip,
     }
@@ -169,5 +168,19 @@ mod tests {
             "{name}"
         );
         assert_eq!(generate_name(&"a".repeat(80)).len(), 63);
+    }
+
+    #[test]
+    fn each_kind_has_its_rule_of_names() {
+        let check = |group: &str, plural: &str, name: &str, ok: bool| {
+            let kind = kinds::find(group, "v1", plural).expect("a built-in kind");
+            assert_eq!(name_rule(kind.info())(name, false).is_empty(), ok, "{plural} {name}");
+        };
+        check("", "pods", "My_Pod", false);
+        check("", "services", "1-web", true);
+        check("apps", "statefulsets", "a.b", false);
+        check("", "events", "system:node.17ab", true);
+        check("events.k8s.io", "events", "system:node.17ab", false);
+        check("policy", "poddisruptionbudgets", "My_Budget", true);
     }
 }
