@@ -498,4 +498,29 @@ mod tests {
             )]
         );
     }
+
+    #[test]
+    fn every_source_has_its_like_in_pods() {
+        let secret = json!({"name": "s", "namespace": "n"});
+        let spec = json!({
+            "hostPath": {"path": "/"}, "gcePersistentDisk": {"pdName": "d", "partition": 1},
+            "awsElasticBlockStore": {"volumeID": "v"}, "glusterfs": {"endpoints": "e", "path": "p", "endpointsNamespace": "n"},
+            "flocker": {"datasetName": "d"}, "nfs": {"server": "s", "path": "/"},
+            "rbd": {"monitors": ["m"], "image": "i", "secretRef": secret}, "quobyte": {"registry": "r:1", "volume": "v"},
+            "cephfs": {"monitors": ["m"], "secretRef": secret}, "cinder": {"volumeID": "v", "secretRef": secret},
+            "iscsi": {"targetPortal": "p", "iqn": "i", "lun": 0, "secretRef": secret}, "fc": {"wwids": ["w"]},
+            "flexVolume": {"driver": "d", "secretRef": secret, "options": {"a": "b"}},
+            "azureFile": {"secretName": "s", "shareName": "h", "secretNamespace": "n"}, "vsphereVolume": {"volumePath": "p"},
+            "photonPersistentDisk": {"pdID": "i"}, "portworxVolume": {"volumeID": "v"},
+            "azureDisk": {"diskName": "d", "diskURI": "u"},
+            "scaleIO": {"gateway": "g", "system": "s", "secretRef": secret}, "local": {"path": "/"},
+            "storageos": {"volumeName": "v", "secretRef": {"kind": "Secret", "name": "s"}},
+            "csi": {"driver": "d", "volumeHandle": "h", "nodePublishSecretRef": secret},
+        });
+        let volume: PersistentVolume = object(json!({"metadata": {"name": "v"}, "spec": spec}));
+        let as_pods = json(&as_pods_have_it(&volume, volume.spec.as_ref().unwrap()));
+        assert_eq!(sources(volume.spec.as_ref().unwrap()).len(), 22);
+        // the name, and all but what only persistent volumes are: local
+        assert_eq!(as_pods.as_object().unwrap().len(), 1 + 22 - 1);
+    }
 }
