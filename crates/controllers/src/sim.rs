@@ -4,7 +4,7 @@
 mod served;
 
 use crate::controller::{Controller, Enqueue, Watches};
-use crate::metrics::{Meters, Metrics};
+use crate::metrics::{Levels, Meters, Metrics, Reader};
 use crate::plan::{Action, Failure, Mode, Note, Op, Outcome, Plan};
 use crate::protection::uses;
 use crate::runner::wire;
@@ -37,6 +37,8 @@ struct Player {
     queue: WorkQueue<Key>,
     delayed: Delayed,
     meters: Meters,
+    /// Of its levels, while it plays.
+    _reader: Reader,
     /// What this controller sees, and how much of the log that is.
     world: World,
     seen: usize,
@@ -87,8 +89,15 @@ impl Sim {
         for subscribe in watches.subscriptions {
             subscribe(&world, &enqueue, &meters);
         }
+        let controller = Arc::new(controller);
+        let reader: Reader = {
+            let (controller, world) = (controller.clone(), world.clone());
+            Arc::new(move |levels: &mut Levels| controller.levels(&world, levels))
+        };
+        self.metrics.read(&reader);
         self.players.push(Player {
             reconcile: Box::new(move |key, world, now| controller.reconcile(key, world, now)),
+            _reader: reader,
             queue,
             delayed,
             meters,

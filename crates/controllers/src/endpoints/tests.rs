@@ -172,12 +172,24 @@ fn many_endpoints_are_packed_and_a_change_touches_one_slice() {
         n
     };
     assert_eq!(sizes(&sim).iter().sum::<usize>(), 250);
+    let told = |sim: &Sim, name: &str| {
+        let text = sim.metrics.render();
+        let line = text.lines().find_map(|l| l.strip_prefix(&format!("endpoint_slice_controller_{name} ")));
+        line.and_then(|l| l.parse::<f64>().ok())
+    };
+    assert_eq!(told(&sim, "num_endpoint_slices"), Some(sizes(&sim).len() as f64));
+    assert_eq!(told(&sim, "desired_endpoint_slices"), Some(3.0));
+    assert_eq!(told(&sim, "endpoints_desired"), Some(250.0));
+    assert_eq!(told(&sim, "endpoints_added_per_sync_sum"), Some(250.0));
+    let updates = |sim: &Sim| told(sim, "changes{operation=\"update\"}").unwrap_or(0.0);
+    let before_updates = updates(&sim);
     assert!(sizes(&sim).iter().all(|n| *n <= MAX_PER_SLICE), "{:?}", sizes(&sim));
     let before = sim.api.log_len();
     sim.api.edit("pods", "ns", "p7", |p| p["status"]["conditions"][0]["status"] = json!("False"));
     settle(&mut sim);
     let written = sim.api.log(before).into_iter().filter(|c| c.plural == "endpointslices").count();
     assert_eq!(written, 1);
+    assert_eq!(updates(&sim) - before_updates, 1.0);
 }
 
 #[test]
