@@ -6,11 +6,11 @@ use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::storage::v1::StorageClass;
 use kinds::Object;
 use meta::ApiError;
+use meta::volumes::BETA_CLASS;
 use std::cmp::Reverse;
 
 const DEFAULT: [&str; 2] =
     ["storageclass.kubernetes.io/is-default-class", "storageclass.beta.kubernetes.io/is-default-class"];
-const BETA_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 
 pub const PLUGIN: Mutator = Mutator { name: "DefaultStorageClass", handles, admit };
 

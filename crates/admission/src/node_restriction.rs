@@ -15,9 +15,9 @@ const LEASE_NAMESPACE: &str = "kube-node-lease";
 const RESTRICTED: &str = "node-restriction.kubernetes.io";
 /// Labels of the `kubernetes.io` domains that a kubelet may set on its node.
 const KUBELET_LABELS: [&str; 11] = [
-    "kubernetes.io/hostname",
-    "topology.kubernetes.io/zone",
-    "topology.kubernetes.io/region",
+    meta::labels::HOSTNAME,
+    meta::labels::ZONE,
+    meta::labels::REGION,
     "failure-domain.beta.kubernetes.io/zone",
     "failure-domain.beta.kubernetes.io/region",
     "beta.kubernetes.io/instance-type",

@@ -134,7 +134,7 @@ fn node_of(pod: &Pod) -> Vec<String> {
 
 fn service_of(slice: &EndpointSlice) -> Vec<String> {
     let m = &slice.metadata;
-    let service = m.labels.as_ref().and_then(|l| l.get("kubernetes.io/service-name"));
+    let service = m.labels.as_ref().and_then(|l| l.get(meta::labels::SERVICE_NAME));
     service.map(|s| format!("{}/{s}", m.namespace.as_deref().unwrap_or(""))).into_iter().collect()
 }
 

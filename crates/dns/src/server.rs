@@ -13,6 +13,7 @@ use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseI
 use hickory_server::zone_handler::MessageResponseBuilder;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use meta::labels::SERVICE_NAME;
 use parking_lot::RwLock;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -48,7 +49,6 @@ pub enum DnsError {
 const TCP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Answers that may wait for a slow TCP client.
 const TCP_RESPONSES: usize = 32;
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Serves until shutdown. Queries wait for nothing: before the informers are filled, names of the cluster
 /// are refused with SERVFAIL, so that a client asks again and does not remember a wrong "no such name".

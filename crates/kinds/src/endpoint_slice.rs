@@ -8,10 +8,10 @@ use crate::support::{
     text,
 };
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice};
+use meta::labels::HOSTNAME;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 use std::collections::BTreeSet;
 
-const HOSTNAME: &str = "kubernetes.io/hostname";
 const MAX_TOPOLOGY_LABELS: usize = 16;
 const MAX_ADDRESSES: usize = 100;
 const MAX_PORTS: usize = 20_000;

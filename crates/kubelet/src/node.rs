@@ -38,7 +38,7 @@ pub fn initial_node(config: &Config, status: NodeStatus) -> Node {
     let mut labels: BTreeMap<String, String> = config.node_labels.iter().cloned().collect();
     let arch = cri::image::architecture();
     for (key, value) in [
-        ("kubernetes.io/hostname", config.node_name.as_str()),
+        (meta::labels::HOSTNAME, config.node_name.as_str()),
         ("kubernetes.io/os", "linux"),
         ("kubernetes.io/arch", arch),
         ("beta.kubernetes.io/os", "linux"),

@@ -7,6 +7,7 @@ pub mod conditions;
 pub mod error;
 pub mod field;
 pub mod gvk;
+pub mod labels;
 pub mod node_selector;
 mod object_meta;
 pub mod pod;

@@ -36,10 +36,6 @@ pub fn name_is_dns_label(name: &str, prefix: bool) -> Messages {
     rules::is_dns1123_label(&masked(name, prefix))
 }
 
-pub fn name_is_dns1035_label(name: &str, prefix: bool) -> Messages {
-    rules::is_dns1035_label(&masked(name, prefix))
-}
-
 pub fn name_is_path_segment(name: &str, prefix: bool) -> Messages {
     if prefix {
         return ["/", "%"]

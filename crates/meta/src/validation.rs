@@ -2,8 +2,8 @@
 //! (`apimachinery/pkg/util/validation`). A rule gives one message for each fault, none where the value holds.
 
 pub use crate::object_meta::{
-    TOTAL_ANNOTATION_SIZE_LIMIT_BYTES, name_is_dns_label, name_is_dns_subdomain, name_is_dns1035_label,
-    name_is_ip, name_is_path_segment, validate_annotations, validate_finalizer_name, validate_immutable,
+    TOTAL_ANNOTATION_SIZE_LIMIT_BYTES, name_is_dns_label, name_is_dns_subdomain, name_is_ip,
+    name_is_path_segment, validate_annotations, validate_finalizer_name, validate_immutable,
     validate_label_name, validate_label_selector, validate_labels, validate_nonnegative,
     validate_object_meta, validate_object_meta_update,
 };

@@ -2,12 +2,13 @@
 
 use crate::health::{self, Health};
 use crate::metrics::Metrics;
-use crate::service::{Protocol, ServicePort, ports};
+use crate::service::{Place, Protocol, ServicePort, ports};
 use crate::{conntrack, rules};
 use client::{Client, Informer, Informers, Key, Options};
 use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::Service;
+use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use meta::labels::{SERVICE_NAME, ZONE};
 use netfilter::{Applier, Fragment, NftError};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -43,7 +44,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Index of EndpointSlices by `namespace/service`.
 const BY_SERVICE: &str = "service";
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Keys of services whose rules may be out of date.
 #[derive(Default)]
@@ -57,6 +57,11 @@ impl Dirty {
         self.keys.lock().insert(key);
         self.wake.notify_one();
     }
+}
+
+fn zone(node: &Node) -> &str {
+    let labels = node.metadata.labels.as_ref();
+    labels.and_then(|l| l.get(ZONE)).map_or("", String::as_str)
 }
 
 fn service_of(slice: &EndpointSlice) -> Option<Key> {
@@ -102,8 +107,17 @@ async fn until_shutdown(
             }
         }
     });
+    // a node that comes into another zone has other endpoints near it
+    let node = informers.of::<Node>(Options::all().fields(format!("metadata.name={}", config.node_name)));
+    let (mark, all) = (dirty.clone(), services.clone());
+    node.on_change(move |d| {
+        if d.old.as_deref().map(zone) != d.new.as_deref().map(zone) {
+            all.list().iter().for_each(|s| mark.add(Key::of(&**s)));
+        }
+    });
     services.synced().await;
     slices.synced().await;
+    node.synced().await;
 
     let health = Arc::new(Health::default());
     let metrics = Arc::new(Metrics::default());
@@ -123,6 +137,7 @@ async fn until_shutdown(
         shown: BTreeMap::new(),
         services,
         slices,
+        node,
         config,
         metrics,
     };
@@ -159,6 +174,8 @@ struct Proxy {
     config: Config,
     services: Informer<Service>,
     slices: Informer<EndpointSlice>,
+    /// The one it is on.
+    node: Informer<Node>,
     applier: Applier,
     /// Service ports in the rules, by service.
     shown: BTreeMap<Key, Vec<ServicePort>>,
@@ -170,13 +187,12 @@ impl Proxy {
     async fn sync(&mut self, keys: &HashSet<Key>, since: Instant) -> Result<(), NftError> {
         let mut changes: Vec<(String, Option<Fragment>)> = Vec::new();
         let mut next: Vec<(Key, Vec<ServicePort>)> = Vec::new();
+        let name = self.config.node_name.clone();
+        let zone = self.node.find("", &name).map(|n| zone(&n).to_owned()).unwrap_or_default();
+        let place = Place { node: name, zone };
         for key in keys {
             let slices = self.slices.by_index(BY_SERVICE, &key.to_string());
-            let new = self
-                .services
-                .get(key)
-                .map(|s| ports(&s, &slices, &self.config.node_name))
-                .unwrap_or_default();
+            let new = self.services.get(key).map(|s| ports(&s, &slices, &place)).unwrap_or_default();
             let owners: BTreeSet<String> = new.iter().map(rules::owner).collect();
             let gone =
                 self.shown.get(key).into_iter().flatten().map(rules::owner).filter(|o| !owners.contains(o));

@@ -40,6 +40,14 @@ pub struct Endpoint {
     pub local: bool,
 }
 
+/// Where this proxy is: what hints of endpoints are about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub node: String,
+    /// The node's label `topology.kubernetes.io/zone`; empty without one.
+    pub zone: String,
+}
+
 /// One port of a Service with the endpoints that serve it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
@@ -61,7 +69,8 @@ pub struct ServicePort {
     pub internal_local: bool,
     /// `externalTrafficPolicy: Local`.
     pub external_local: bool,
-    /// Ready endpoints; where none is ready, those that still serve while they terminate (KEP-1669).
+    /// Ready endpoints, of them those hinted for this node or its zone where all have hints (KEP-2433, KEP-3015);
+    /// where none is ready, those that still serve while they terminate (KEP-1669).
     pub endpoints: BTreeSet<Endpoint>,
     /// The same choice among this node's endpoints alone.
     pub local_endpoints: BTreeSet<Endpoint>,
@@ -69,7 +78,7 @@ pub struct ServicePort {
 
 /// The ports of a service, or none where it has no cluster IP (headless, ExternalName) or another proxy
 /// takes care of it (label `service.kubernetes.io/service-proxy-name`).
-pub fn ports(service: &Service, slices: &[Arc<EndpointSlice>], node: &str) -> Vec<ServicePort> {
+pub fn ports(service: &Service, slices: &[Arc<EndpointSlice>], place: &Place) -> Vec<ServicePort> {
     let Some(spec) = &service.spec else { return Vec::new() };
     let labels = service.metadata.labels.as_ref();
     if spec.type_.as_deref() == Some("ExternalName")
@@ -94,7 +103,7 @@ pub fn ports(service: &Service, slices: &[Arc<EndpointSlice>], node: &str) -> Ve
     let one = |port: &ApiPort| {
         let name = port.name.clone().unwrap_or_default();
         let protocol = Protocol::parse(port.protocol.as_deref());
-        let all = candidates(slices, &name, protocol, node);
+        let all = candidates(slices, &name, protocol, place);
         Some(ServicePort {
             namespace: service.metadata.namespace.clone().unwrap_or_default(),
             service: service.metadata.name.clone().unwrap_or_default(),
@@ -118,7 +127,7 @@ pub fn ports(service: &Service, slices: &[Arc<EndpointSlice>], node: &str) -> Ve
             affinity_seconds,
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             external_local: external && spec.external_traffic_policy.as_deref() == Some("Local"),
-            endpoints: choose(all.iter()),
+            endpoints: choose(near(&all).into_iter()),
             local_endpoints: choose(all.iter().filter(|c| c.endpoint.local)),
             name,
         })
@@ -139,6 +148,42 @@ struct Candidate {
     endpoint: Endpoint,
     ready: bool,
     serving_and_terminating: bool,
+    for_nodes: Hint,
+    for_zones: Hint,
+}
+
+/// Whom an endpoint is meant for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hint {
+    /// It says nothing.
+    None,
+    /// This node, or its zone.
+    Us,
+    Others,
+}
+
+impl Hint {
+    fn of<'a>(mut names: impl Iterator<Item = &'a str>, ours: &str) -> Self {
+        match names.next() {
+            None => Self::None,
+            Some(first) if first == ours || names.any(|name| name == ours) => Self::Us,
+            Some(_) => Self::Others,
+        }
+    }
+}
+
+/// The candidates that hints leave to this node: where each ready one has a hint, and one of them for this node, or
+/// else for its zone, those. Otherwise all.
+fn near(all: &[Candidate]) -> Vec<&Candidate> {
+    let hints: [fn(&Candidate) -> Hint; 2] = [|c| c.for_nodes, |c| c.for_zones];
+    let heeded = hints.into_iter().find(|hint| {
+        let mut ready = all.iter().filter(|c| c.ready).map(hint);
+        ready.clone().any(|h| h == Hint::Us) && ready.all(|h| h != Hint::None)
+    });
+    match heeded {
+        Some(hint) => all.iter().filter(|c| !c.ready || hint(c) == Hint::Us).collect(),
+        None => all.iter().collect(),
+    }
 }
 
 fn choose<'a>(candidates: impl Iterator<Item = &'a Candidate> + Clone) -> BTreeSet<Endpoint> {
@@ -149,7 +194,12 @@ fn choose<'a>(candidates: impl Iterator<Item = &'a Candidate> + Clone) -> BTreeS
     candidates.filter(|c| c.serving_and_terminating).map(|c| c.endpoint.clone()).collect()
 }
 
-fn candidates(slices: &[Arc<EndpointSlice>], port: &str, protocol: Protocol, node: &str) -> Vec<Candidate> {
+fn candidates(
+    slices: &[Arc<EndpointSlice>],
+    port: &str,
+    protocol: Protocol,
+    place: &Place,
+) -> Vec<Candidate> {
     let mut found = Vec::new();
     for slice in slices.iter().filter(|s| s.address_type == "IPv4") {
         let numbers: Vec<u16> = slice
@@ -167,11 +217,17 @@ fn candidates(slices: &[Arc<EndpointSlice>], port: &str, protocol: Protocol, nod
             let terminating = conditions.terminating.unwrap_or(false);
             let serving = conditions.serving.unwrap_or(ready);
             let Some(ip) = endpoint.addresses.first().and_then(|a| a.parse().ok()) else { continue };
-            let local = endpoint.node_name.as_deref() == Some(node);
+            let local = endpoint.node_name.as_deref() == Some(place.node.as_str());
+            let hints = endpoint.hints.iter();
+            let nodes = hints.clone().flat_map(|h| h.for_nodes.iter().flatten()).map(|n| n.name.as_str());
+            let zones = hints.flat_map(|h| h.for_zones.iter().flatten()).map(|z| z.name.as_str());
+            let (for_nodes, for_zones) = (Hint::of(nodes, &place.node), Hint::of(zones, &place.zone));
             found.extend(numbers.iter().map(|port| Candidate {
                 endpoint: Endpoint { ip, port: *port, local },
                 ready,
                 serving_and_terminating: serving && terminating,
+                for_nodes,
+                for_zones,
             }));
         }
     }
@@ -203,7 +259,7 @@ mod tests {
     }
 
     fn chosen(endpoints: serde_json::Value) -> Vec<String> {
-        let ports = ports(&service(), &slice(endpoints), "n1");
+        let ports = ports(&service(), &slice(endpoints), &Place { node: "n1".into(), zone: "a".into() });
         ports[0].endpoints.iter().map(|e| format!("{}:{}", e.ip, e.port)).collect()
     }
 
@@ -227,10 +283,36 @@ mod tests {
     }
 
     #[test]
+    fn hints_keep_traffic_near_where_all_endpoints_have_them() {
+        // address, whether it is ready, and the nodes and zones it is meant for
+        #[track_caller]
+        fn check(endpoints: &[(&str, bool, &[&str], &[&str])], expect: &[&str]) {
+            let named = |names: &[&str]| names.iter().map(|n| json!({"name": n})).collect::<Vec<_>>();
+            let one = |(ip, ready, nodes, zones): &(&str, bool, &[&str], &[&str])| {
+                json!({"addresses": [ip], "conditions": {"ready": ready},
+                    "hints": {"forNodes": named(nodes), "forZones": named(zones)}})
+            };
+            let got = chosen(endpoints.iter().map(one).collect());
+            assert_eq!(got, expect.iter().map(|ip| format!("{ip}:8080")).collect::<Vec<_>>());
+        }
+        let (here, there) = ("10.0.0.1", "10.0.0.2");
+        check(&[(here, true, &[], &["a"]), (there, true, &[], &["b"])], &[here]);
+        check(&[(here, true, &[], &["b", "a"]), (there, true, &[], &["a"])], &[here, there]);
+        // the node goes before the zone
+        check(&[(here, true, &["n1"], &["a"]), (there, true, &["n2"], &["a"])], &[here]);
+        check(&[(here, true, &["n2"], &["a"]), (there, true, &["n3"], &["b"])], &[here]);
+        // one without a hint, or none for us: all
+        check(&[(here, true, &[], &["a"]), (there, true, &[], &[])], &[here, there]);
+        check(&[(here, true, &[], &["c"]), (there, true, &[], &["b"])], &[here, there]);
+        // those that are not ready do not count
+        check(&[(here, true, &[], &["a"]), (there, false, &[], &[])], &[here]);
+    }
+
+    #[test]
     fn headless_and_external_name_services_are_not_proxied() {
         for spec in [json!({"clusterIP": "None"}), json!({"type": "ExternalName", "externalName": "x.y"})] {
             let s = serde_json::from_value(json!({"metadata": {"name": "web"}, "spec": spec})).unwrap();
-            assert_eq!(ports(&s, &[], "n1"), []);
+            assert_eq!(ports(&s, &[], &Place::default()), []);
         }
     }
 }

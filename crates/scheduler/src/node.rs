@@ -4,11 +4,9 @@ use crate::pod::{HostPort, PodInfo, Resources};
 use client::Key;
 use k8s_openapi::api::core::v1::{Node, Taint};
 use meta::Quantity;
+use meta::labels::{REGION, ZONE};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-
-const ZONE: &str = "topology.kubernetes.io/zone";
-const REGION: &str = "topology.kubernetes.io/region";
 
 /// A node as plugins see it: what it has, and what the pods on it take of that.
 #[derive(Clone, Debug, Default)]

@@ -1,7 +1,6 @@
 //! Feeds the core from informers and carries out what it decides: binds pods, explains in status and event,
 //! evicts for preemption.
 
-use futures::future::BoxFuture;
 use crate::core::{Core, Explanation, Step};
 use crate::framework::{Point, Status as Came};
 use crate::metrics::{Metrics, Outcome};
@@ -11,6 +10,7 @@ use crate::pod::PodInfo;
 use crate::preemption::{Candidate, Room};
 use crate::volumes::Reservation;
 use client::{Informer, Informers, Key, Options, Recorder};
+use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::{ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{
     Binding, Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,

@@ -342,11 +342,9 @@ mod tests {
     fn zones_take_turns() {
         let mut snapshot = Snapshot::new();
         for (name, zone) in [("a1", "a"), ("a2", "a"), ("a3", "a"), ("b1", "b")] {
-            snapshot.set_node(node(name, json!({"metadata": {"labels": {ZONE_LABEL: zone}}})));
+            snapshot.set_node(node(name, json!({"metadata": {"labels": {meta::labels::ZONE: zone}}})));
         }
         let names: Vec<&str> = snapshot.nodes().map(|n| n.name.as_str()).collect();
         assert_eq!(names, ["a1", "b1", "a2", "a3"]);
     }
-
-    const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 }

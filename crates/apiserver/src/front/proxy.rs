@@ -129,7 +129,7 @@ fn endpoint(
     let port_name = chosen.name.clone().unwrap_or_default();
     let mut addresses = Vec::new();
     for entry in front.resources.lookup().list("discovery.k8s.io", "endpointslices", namespace) {
-        if entry.attrs.label("kubernetes.io/service-name") != Some(name) {
+        if entry.attrs.label(meta::labels::SERVICE_NAME) != Some(name) {
             continue;
         }
         let Ok(object) = entry.object() else { continue };

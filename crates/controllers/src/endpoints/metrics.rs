@@ -1,10 +1,11 @@
 //! What the controllers of slices count, under upstream's names.
 
 use super::hints::distribution;
-use super::slices::{MANAGED_BY, MAX_PER_SLICE, SERVICE_NAME, label, port_key};
+use super::slices::{MANAGED_BY, MAX_PER_SLICE, label, port_key};
 use crate::metrics::{Buckets, Levels, Metric, Sample};
 use crate::plan::Measure;
 use crate::world::World;
+use meta::labels::SERVICE_NAME;
 use std::collections::{BTreeMap, HashMap};
 
 /// Of endpoints and addresses in one sync.

@@ -1,7 +1,7 @@
 //! Slices for Endpoints that somebody else writes, for services without selector.
 
 use super::metrics::{self, Differences};
-use super::slices::{Identity, MANAGED_BY, SERVICE_NAME, identity, label, port_key};
+use super::slices::{Identity, MANAGED_BY, identity, label, port_key};
 use crate::controller::{Controller, Watches};
 use crate::metrics::{Levels, Metric};
 use crate::plan::{Note, Op, Plan};
@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{EndpointAddress, Endpoints};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meta::Time;
+use meta::labels::SERVICE_NAME;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -17,15 +17,14 @@ use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod, Service, ServiceSpe
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use meta::Time;
+use meta::labels::{SERVICE_NAME, ZONE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Endpoints in a slice at most (`--max-endpoints-per-slice`).
 pub(super) const MAX_PER_SLICE: usize = 100;
-pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub(super) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const ME: &str = "endpointslice-controller.k8s.io";
-const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub struct EndpointSlices;
 

@@ -39,8 +39,8 @@ fn zone(node: &Node) -> String {
         let labels = node.metadata.labels.as_ref()?;
         labels.get(old).or_else(|| labels.get(new)).cloned()
     };
-    let zone = label("failure-domain.beta.kubernetes.io/zone", "topology.kubernetes.io/zone");
-    let region = label("failure-domain.beta.kubernetes.io/region", "topology.kubernetes.io/region");
+    let zone = label("failure-domain.beta.kubernetes.io/zone", meta::labels::ZONE);
+    let region = label("failure-domain.beta.kubernetes.io/region", meta::labels::REGION);
     let (zone, region) = (zone.unwrap_or_default(), region.unwrap_or_default());
     if zone.is_empty() && region.is_empty() { String::new() } else { format!("{region}:\0:{zone}") }
 }

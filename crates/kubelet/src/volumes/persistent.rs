@@ -139,7 +139,7 @@ fn fits_node(node: &str, pv: &PersistentVolume) -> bool {
     let affinity = pv.spec.as_ref().and_then(|s| s.node_affinity.as_ref()).and_then(|a| a.required.as_ref());
     let Some(required) = affinity else { return true };
     let holds = |r: &NodeSelectorRequirement| {
-        let named = r.key == "kubernetes.io/hostname" || r.key == "metadata.name";
+        let named = r.key == meta::labels::HOSTNAME || r.key == "metadata.name";
         let listed = r.values.iter().flatten().any(|v| v == node);
         match r.operator.as_str() {
             "In" => !named || listed,

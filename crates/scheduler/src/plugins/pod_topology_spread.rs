@@ -9,11 +9,10 @@ use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
 use k8s_openapi::api::core::v1::{Node, TopologySpreadConstraint};
 use meta::LabelSelector;
+use meta::labels::{HOSTNAME, ZONE};
 use meta::selector::{Operator, Requirement};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-const HOSTNAME: &str = "kubernetes.io/hostname";
-const ZONE: &str = "topology.kubernetes.io/zone";
 const NOT_MATCHED: &str = "node(s) didn't match pod topology spread constraints";
 const LABEL_MISSING: &str = "node(s) didn't match pod topology spread constraints (missing required label)";
 

@@ -5,14 +5,13 @@ use crate::node::NodeInfo;
 use crate::pod::PodInfo;
 use crate::snapshot::Snapshot;
 use k8s_openapi::api::core::v1::PersistentVolume;
+use meta::labels::{REGION, ZONE};
 use meta::volumes::waits_for_consumer;
 use std::collections::BTreeMap;
 
 pub struct VolumeZone;
 
 const CONFLICT: &str = "node(s) had no available volume zone";
-const ZONE: &str = "topology.kubernetes.io/zone";
-const REGION: &str = "topology.kubernetes.io/region";
 /// Labels of the topology with the ones that took their place.
 const LABELS: [(&str, &str); 4] = [
     ("failure-domain.beta.kubernetes.io/zone", ZONE),
