@@ -90,16 +90,31 @@ pub fn names_itself(info: &Info) -> bool {
     info.columns.iter().any(|c| c.name == "Name" && c.format == "name")
 }
 
-/// One row, as JSON appended to `out`. `names_itself`: of the kind, see [`names_itself`].
+/// What a row says of a pod that has ended, so that clients can set it back.
+fn completed(entry: &Entry, info: &Info) -> Option<&'static str> {
+    let phase = info.selectable.iter().position(|field| *field == "status.phase")?;
+    match entry.attrs.field(phase) {
+        "Succeeded" => Some(
+            r#"[{"type":"Completed","status":"True","reason":"Succeeded","message":"The pod has completed successfully."}]"#,
+        ),
+        "Failed" => {
+            Some(r#"[{"type":"Completed","status":"True","reason":"Failed","message":"The pod failed."}]"#)
+        }
+        _ => None,
+    }
+}
+
+/// One row, as JSON appended to `out`.
 pub fn put_row(
     entry: &Entry,
-    names_itself: bool,
+    info: &Info,
     include: IncludeObject,
     version: &str,
     now: Time,
     out: &mut String,
 ) {
     out.push_str(r#"{"cells":["#);
+    let names_itself = names_itself(info);
     if !names_itself {
         let _ = write!(out, "{}", Value::from(entry.name()));
     }
@@ -112,7 +127,11 @@ pub fn put_row(
             other => drop(write!(out, "{}", render(other, now))),
         }
     }
-    out.push_str(r#"],"object":"#);
+    out.push(']');
+    if let Some(conditions) = completed(entry, info) {
+        let _ = write!(out, r#","conditions":{conditions}"#);
+    }
+    out.push_str(r#","object":"#);
     match include {
         IncludeObject::None => out.push_str("null"),
         IncludeObject::Metadata => put_partial(entry, version, out),

@@ -4,7 +4,7 @@ use crate::cache::Entry;
 use crate::negotiate::{Accepted, Encoding, JSON, Shape};
 use crate::request::{Body, BoxError, Response};
 use crate::resource::adapt;
-use crate::table::{IncludeObject, columns, names_itself, put_partial, put_row};
+use crate::table::{IncludeObject, columns, put_partial, put_row};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::{BodyExt, Full};
@@ -184,7 +184,7 @@ impl Form<'_> {
             if i > 0 {
                 out.push(',');
             }
-            put_row(entry, names_itself(self.info), self.include, version, self.now, &mut out);
+            put_row(entry, self.info, self.include, version, self.now, &mut out);
         }
         out.push_str("]}");
         out

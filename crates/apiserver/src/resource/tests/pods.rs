@@ -191,6 +191,26 @@ async fn scale_reads_and_writes_the_replicas() {
 }
 
 #[tokio::test]
+async fn a_table_marks_the_pods_that_have_ended() {
+    let api = Api::new().await;
+    for phase in ["Running", "Succeeded", "Failed"] {
+        let name = phase.to_lowercase();
+        api.created(PODS, &pod(&name)).await;
+        let (code, _) =
+            api.merge(&format!("{PODS}/{name}/status"), &json!({"status": {"phase": phase}})).await;
+        assert_eq!(code, 200);
+    }
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let body = api.raw("GET", PODS, &table, "").await.into_body();
+    let bytes = http_body_util::BodyExt::collect(body).await.expect("a body").to_bytes();
+    let table: Value = serde_json::from_slice(&bytes).expect("JSON");
+    let rows = table["rows"].as_array().expect("rows").iter();
+    let marked: Vec<_> = rows.map(|r| (&r["cells"][0], &r["conditions"][0]["reason"])).collect();
+    let expect = [json!(["failed", "Failed"]), json!(["running", null]), json!(["succeeded", "Succeeded"])];
+    assert_eq!(json!(marked), json!(expect));
+}
+
+#[tokio::test]
 async fn objects_come_in_yaml_and_protobuf() {
     let api = Api::new().await;
     let yaml =
