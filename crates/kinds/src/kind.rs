@@ -1,7 +1,6 @@
 //! The declaration of a kind. All fields are mandatory: what is forgotten does not compile.
 
-use k8s_openapi::jiff::Timestamp;
-use meta::{FieldErrors, GroupVersionKind};
+use meta::{FieldErrors, GroupVersionKind, Time};
 use serde_json::Value;
 
 /// What the API server knows of a kind whose objects are of type `T`.
@@ -71,6 +70,9 @@ pub struct Strategy<T> {
     /// raises the generation where the specification changed. The caller has put back the stored generation,
     /// here and for subresources (upstream's `rest.BeforeUpdate`).
     pub prepare_update: fn(&mut T, &T),
+    /// Given the new object, the stored one if there is one and the time of the write: sets the times that the server
+    /// tells, through the main resource and subresources.
+    pub stamp: Option<fn(&mut T, Option<&T>, Time)>,
     /// PUT of an absent name creates (leases, endpoints, events, nodes... as upstream's strategies say).
     pub create_on_update: bool,
     /// PUT without a resourceVersion overwrites.
@@ -158,9 +160,9 @@ pub struct Column<T> {
 pub enum Cell {
     Value(Value),
     /// Time since then, as `5m30s`; `<unknown>` where absent.
-    Age(Option<Timestamp>),
+    Age(Option<Time>),
     /// A count with the time since it last rose: `3 (5m ago)`.
-    CountSince(i64, Option<Timestamp>),
+    CountSince(i64, Option<Time>),
     /// A span of time in seconds, as `5m30s`.
     Span(i64),
 }

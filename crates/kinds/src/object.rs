@@ -3,7 +3,7 @@
 use crate::kind::{Cell, Column, ColumnInfo, Info, Kind, Subresource, SubresourceForm, SubresourceInfo};
 use k8s_openapi::Metadata;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use meta::{FieldErrors, GroupVersionKind};
+use meta::{FieldErrors, GroupVersionKind, Time};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::any::Any;
@@ -91,6 +91,8 @@ pub trait AnyKind: Send + Sync {
     fn prepare_create(&self, object: &mut Object);
     /// `subresource`: empty for the main resource, else `status` or the name of a `Part`.
     fn prepare_update(&self, new: &mut Object, old: &Object, subresource: &str);
+    /// Sets the times that the server tells; `old`: what it replaces.
+    fn stamp(&self, new: &mut Object, old: Option<&Object>, now: Time);
     fn validate_create(&self, object: &Object) -> FieldErrors;
     fn validate_update(&self, new: &Object, old: &Object, subresource: &str) -> FieldErrors;
     /// What a valid object is warned of; `old`: what it replaces.
@@ -203,6 +205,12 @@ impl<T: Typed> AnyKind for Registered<T> {
 
     fn prepare_update(&self, new: &mut Object, old: &Object, subresource: &str) {
         self.access(subresource).0(typed_mut(new), typed(old));
+    }
+
+    fn stamp(&self, new: &mut Object, old: Option<&Object>, now: Time) {
+        if let Some(stamp) = self.kind.strategy.stamp {
+            stamp(typed_mut(new), old.map(typed), now);
+        }
     }
 
     fn validate_create(&self, object: &Object) -> FieldErrors {

@@ -11,9 +11,10 @@ use crate::resources::{amount_text, check_positive};
 use crate::strategy::{semantic_eq, spec_and_status_no_generation, status_access};
 use crate::support::{FIELD_IMMUTABLE, age, column, json, no_update_errors, push_invalid, text, wide};
 use k8s_openapi::api::core::v1::{
-    CSIPersistentVolumeSource, PersistentVolume, PersistentVolumeSpec, SecretReference, Volume,
-    VolumeNodeAffinity,
+    CSIPersistentVolumeSource, PersistentVolume, PersistentVolumeSpec, PersistentVolumeStatus,
+    SecretReference, Volume, VolumeNodeAffinity,
 };
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time as MetaTime;
 use meta::volumes::volume_class;
 use meta::{FieldError, FieldErrors, GroupVersionKind, Path, validation as rules};
 
@@ -99,17 +100,28 @@ pub static PERSISTENT_VOLUME: Registered<PersistentVolume> = Registered::new(Kin
     strategy: crate::kind::Strategy {
         warnings: |new, _| crate::warnings::objects::persistent_volume(new),
         prepare_create: |v| {
-            v.status = Some(k8s_openapi::api::core::v1::PersistentVolumeStatus {
-                phase: Some("Pending".to_owned()),
-                ..Default::default()
-            });
+            v.status =
+                Some(PersistentVolumeStatus { phase: Some("Pending".to_owned()), ..Default::default() });
         },
+        stamp: Some(phase_began),
         ..spec_and_status_no_generation!(PersistentVolume)
     },
     subresources: SUBRESOURCES,
     selectable: &[],
     columns: COLUMNS,
 });
+
+/// KEP-3762: since when the volume is in its phase, unless the client says it.
+fn phase_began(new: &mut PersistentVolume, old: Option<&PersistentVolume>, now: meta::Time) {
+    let Some(status) = &mut new.status else { return };
+    let before = old.and_then(|o| o.status.clone()).unwrap_or_default();
+    let (said, began) = (&mut status.last_phase_transition_time, before.last_phase_transition_time);
+    if old.is_none() || status.phase != before.phase && (said.is_none() || *said == began) {
+        *said = Some(MetaTime(now));
+    } else if status.phase == before.phase && said.is_none() {
+        *said = began;
+    }
+}
 
 fn default(volume: &mut PersistentVolume) {
     let spec = volume.spec.get_or_insert_default();
@@ -407,6 +419,29 @@ mod tests {
     use super::*;
     use crate::support::testing::{lines, object};
     use serde_json::{Value, json};
+
+    #[test]
+    fn a_volume_tells_since_when_it_is_in_its_phase() {
+        let at = |seconds| meta::Time::from_second(seconds).unwrap();
+        let volume = |phase: &str, said: Option<i64>| PersistentVolume {
+            status: Some(PersistentVolumeStatus {
+                phase: Some(phase.to_owned()),
+                last_phase_transition_time: said.map(|s| MetaTime(at(s))),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let check = |mut new: PersistentVolume, old: Option<PersistentVolume>, expect: i64| {
+            phase_began(&mut new, old.as_ref(), at(9));
+            assert_eq!(new.status.unwrap().last_phase_transition_time, Some(MetaTime(at(expect))));
+        };
+        check(volume("Pending", None), None, 9);
+        check(volume("Bound", Some(1)), Some(volume("Pending", Some(1))), 9);
+        check(volume("Bound", None), Some(volume("Pending", Some(1))), 9);
+        // the same phase, and a client that says it itself
+        check(volume("Bound", None), Some(volume("Bound", Some(1))), 1);
+        check(volume("Bound", Some(5)), Some(volume("Pending", Some(1))), 5);
+    }
 
     #[test]
     fn refusals() {

@@ -8,6 +8,7 @@ use crate::kind::{
     Cell, Column, Kind, NameRule, Names, Scope, Selectable, StatusAccess, Strategy, Subresource, Validate,
 };
 use crate::object::Registered;
+use crate::strategy::plain;
 use crate::support::{age, column, format_labels, or, text, wide};
 use k8s_openapi::api::core::v1::{
     ClientIPConfig, LoadBalancerIngress, LoadBalancerStatus, Service, ServicePort, ServiceSpec,
@@ -93,9 +94,7 @@ pub static SERVICE: Registered<Service> = Registered::new(Kind {
             drop_what_the_type_has_not(new, old);
         },
         create_on_update: true,
-        unconditional_update: true,
-        graceful_delete: None,
-        orphans_by_default: false,
+        ..plain()
     },
     subresources: SUBRESOURCES,
     selectable: SELECTABLE,

@@ -16,6 +16,7 @@ pub const fn plain<T>() -> Strategy<T> {
     Strategy {
         prepare_create: no_change,
         prepare_update: no_change_from,
+        stamp: None,
         create_on_update: false,
         unconditional_update: true,
         graceful_delete: None,

@@ -65,7 +65,7 @@ impl Call<'_> {
         let kind = self.target.kind;
         rules::fill_system_fields(object.meta_mut(), self.now);
         let reservation = self.reserve(&mut object, None, dry_run).await?;
-        rules::before_create(kind, &mut object)?;
+        rules::before_create(kind, &mut object, self.now)?;
         self.warnings.extend(kind.warnings(&object, None));
         let name = object.meta().name.clone().unwrap_or_default();
         self.validate(Operation::Create, &name, dry_run, None, Some(&object)).await?;

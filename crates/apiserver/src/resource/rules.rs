@@ -104,9 +104,10 @@ fn metadata() -> Path {
 ///
 /// # Errors
 /// Invalid, with every field error.
-pub fn before_create(kind: &dyn AnyKind, object: &mut Object) -> Result<(), ApiError> {
+pub fn before_create(kind: &dyn AnyKind, object: &mut Object, now: Time) -> Result<(), ApiError> {
     let info = kind.info();
     kind.prepare_create(object);
+    kind.stamp(object, None, now);
     let meta = object.meta();
     let mut errors =
         validate_object_meta(meta, info.scope == Scope::Namespaced, name_rule(info), &metadata());
@@ -130,11 +131,13 @@ pub fn before_update(
     new: &mut Object,
     old: &Object,
     subresource: &str,
+    now: Time,
 ) -> Result<(), ApiError> {
     let info = kind.info();
     new.meta_mut().generation = old.meta().generation;
     new.meta_mut().self_link = None;
     kind.prepare_update(new, old, subresource);
+    kind.stamp(new, Some(old), now);
     let (meta, before) = (new.meta_mut(), old.meta());
     if meta.uid.as_deref().unwrap_or("").is_empty() {
         meta.uid.clone_from(&before.uid);

@@ -210,7 +210,7 @@ impl Call<'_> {
         if !how.internal {
             // A scale is written through the rules of the main resource.
             let subresource = if self.subresource == "scale" { "" } else { self.subresource };
-            rules::before_update(self.target.kind, &mut new, &old, subresource)?;
+            rules::before_update(self.target.kind, &mut new, &old, subresource, self.now)?;
             if subresource.is_empty() {
                 self.warnings.extend(self.target.kind.warnings(&new, Some(&old)));
             }
