@@ -138,7 +138,10 @@ async fn a_pod_runs_on_a_containerd_of_our_own() {
     let log = std::fs::read_to_string(logs.join("short.log")).expect("the log");
     assert!(log.contains(" stdout F out\n") && log.contains(" stderr F err\n"), "{log}");
 
-    let long = run(&runtime, &sandbox_id, &sandbox, container_config("long", "exec sleep 1000")).await;
+    // told apart from every other sleeper of this machine
+    let nap = 100_000 + std::process::id();
+    let sleeper = format!("sleep\x00{nap}\x00");
+    let long = run(&runtime, &sandbox_id, &sandbox, container_config("long", &format!("exec sleep {nap}"))).await;
     let answer = runtime.exec_sync(&long, &["cat".into(), "/proc/1/comm".into()], 10).await.expect("exec");
     assert_eq!((answer.exit_code, answer.stdout.as_slice()), (0, b"sleep\n".as_slice()));
     exec_over_spdy(&runtime, &long).await;
@@ -164,9 +167,9 @@ async fn a_pod_runs_on_a_containerd_of_our_own() {
 
     // removed also while containerd does not run: the container is ended without it
     again.stop().await.expect("stopped");
-    assert!(!processes_of("sleep\x001000\x00").is_empty(), "the container outlives containerd");
+    assert!(!processes_of(&sleeper).is_empty(), "the container outlives containerd");
     remove_all(&options).await.expect("removed");
-    assert!(processes_of("sleep\x001000\x00").is_empty());
+    assert!(processes_of(&sleeper).is_empty());
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mounts");
     assert!(!mounts.contains(&data.path().display().to_string()), "{mounts}");
     assert!(!data.path().join("containerd").exists());

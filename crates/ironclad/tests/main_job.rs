@@ -215,6 +215,9 @@ fn survives_a_restart(cluster: &Cluster, k: &Kubectl) {
     let before = field(k, "pods -l app=web", started);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(cluster.pid()), nix::sys::signal::Signal::SIGKILL)
         .expect("our server");
+    // the kernel takes its time with the end of a process under load
+    let port = || std::net::TcpListener::bind("0.0.0.0:6443").map(drop).map_err(|e| e.to_string());
+    until("the end of the server", SOON, port);
     let ip = field_from_pods_after_restart(cluster, k);
     let answer = until("the service after the restart", SOON, || http_get(&format!("{ip}:80")));
     assert!(answer.contains("hello from the page") || answer.contains("changed"), "{answer}");
