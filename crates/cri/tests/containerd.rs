@@ -141,7 +141,8 @@ async fn a_pod_runs_on_a_containerd_of_our_own() {
     // told apart from every other sleeper of this machine
     let nap = 100_000 + std::process::id();
     let sleeper = format!("sleep\x00{nap}\x00");
-    let long = run(&runtime, &sandbox_id, &sandbox, container_config("long", &format!("exec sleep {nap}"))).await;
+    let long =
+        run(&runtime, &sandbox_id, &sandbox, container_config("long", &format!("exec sleep {nap}"))).await;
     let answer = runtime.exec_sync(&long, &["cat".into(), "/proc/1/comm".into()], 10).await.expect("exec");
     assert_eq!((answer.exit_code, answer.stdout.as_slice()), (0, b"sleep\n".as_slice()));
     exec_over_spdy(&runtime, &long).await;
