@@ -49,13 +49,13 @@ impl Watches {
         kind: fn(&World) -> &Informer<K>,
         keys: fn(&Delta<K>, &World) -> Vec<Key>,
     ) -> &mut Self {
-        self.on_after(|_| Duration::ZERO, kind, keys)
+        self.on_after(|_, _, _| Duration::ZERO, kind, keys)
     }
 
     /// [`on`](Self::on), after a while: what happens to a key until then is looked at once.
     pub fn on_after<K: Cached>(
         &mut self,
-        delay: fn(&Delta<K>) -> Duration,
+        delay: fn(&Delta<K>, &Key, &World) -> Duration,
         kind: fn(&World) -> &Informer<K>,
         keys: fn(&Delta<K>, &World) -> Vec<Key>,
     ) -> &mut Self {
@@ -64,7 +64,8 @@ impl Watches {
             let (seen, enqueue) = (world.clone(), enqueue.clone());
             kind(world).on_change(move |delta| {
                 for key in keys(delta, &seen) {
-                    enqueue(key, delay(delta));
+                    let delay = delay(delta, &key, &seen);
+                    enqueue(key, delay);
                 }
             });
         }));

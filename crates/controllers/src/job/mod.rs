@@ -49,9 +49,11 @@ use std::time::Duration;
 const TRACKING: &str = "batch.kubernetes.io/job-tracking";
 const OWN_NAME: &str = "kubernetes.io/job-controller";
 
-/// How long changes of pods are gathered before their job is looked at (upstream's syncJobBatchPeriod): the pods of a job
+/// How long changes of a job's pods are gathered before the job is looked at (upstream's syncJobBatchPeriod): many pods
 /// tend to start and to end together, and each look writes the status.
 const SYNC_BATCH_PERIOD: Duration = Duration::from_secs(1);
+/// Pods at a time up to which nothing is gathered: who waits for a small job does not wait longer.
+const SMALL: i32 = 8;
 
 /// Remembers how often pods of each job failed in a row.
 #[derive(Default)]
@@ -65,9 +67,9 @@ impl Controller for Jobs {
     const METRICS: &'static [&'static Metric] = metrics::ALL;
 
     fn watches(w: &mut Watches) {
-        w.on_after(delay_of, |w| &w.jobs, |delta, _| vec![delta.key.clone()])
+        w.on_after(|delta, _, _| delay_of(delta), |w| &w.jobs, |delta, _| vec![delta.key.clone()])
             .on_after(
-                |_| SYNC_BATCH_PERIOD,
+                |_, key, world| world.jobs.get(key).map_or(Duration::ZERO, |job| gathering(&job)),
                 |w| &w.pods,
                 |delta, world| owners_and_adopters(delta, &world.jobs, selector_of),
             )
@@ -104,7 +106,12 @@ impl Controller for Jobs {
 /// What changed but the status is looked at at once; a status changes with the pods, and with them it is looked at.
 fn delay_of(delta: &Delta<Job>) -> Duration {
     let (Some(old), Some(new)) = (&delta.old, &delta.new) else { return Duration::ZERO };
-    if old.metadata.generation == new.metadata.generation { SYNC_BATCH_PERIOD } else { Duration::ZERO }
+    if old.metadata.generation == new.metadata.generation { gathering(new) } else { Duration::ZERO }
+}
+
+fn gathering(job: &Job) -> Duration {
+    let at_a_time = job.spec.as_ref().and_then(|s| s.parallelism).unwrap_or(1);
+    if at_a_time > SMALL { SYNC_BATCH_PERIOD } else { Duration::ZERO }
 }
 
 fn is_managed_elsewhere(spec: &JobSpec) -> bool {
