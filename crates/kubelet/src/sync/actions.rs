@@ -144,6 +144,7 @@ fn plan_end(input: &StatusInput<'_>, leaving: bool) -> PodPlan {
         }
         finalize_terminated(pod, &mut status);
         if !state.torn_down {
+            actions.extend(stop_sandboxes(pod, observed, state));
             actions.push(Action::Teardown);
         }
         if leaving && !state.gone {
@@ -167,6 +168,13 @@ fn plan_end(input: &StatusInput<'_>, leaving: bool) -> PodPlan {
         finished,
         terminating: true,
     }
+}
+
+/// Stops what there is of the pod. A sandbox that is not ready is stopped too: where its start was broken off, as by the
+/// deletion of the pod, its process and its network may be there all the same.
+fn stop_sandboxes(pod: &Pod, observed: &RuntimePod, state: &PodState) -> Option<Action> {
+    let is_there = !observed.sandboxes.is_empty() || observed.has_running_container();
+    is_there.then(|| Action::KillPod { grace_seconds: pod_grace(pod, state) })
 }
 
 /// The grace period of the whole pod; `None` leaves it to each container.
@@ -346,9 +354,7 @@ fn act(pod: &Pod, observed: &RuntimePod, state: &PodState, wanted: &Wanted, now:
         });
     }
     if wanted.kill_pod {
-        if observed.is_running() {
-            plan.actions.push(Action::KillPod { grace_seconds: pod_grace(pod, state) });
-        }
+        plan.actions.extend(stop_sandboxes(pod, observed, state));
         if wanted.create_sandbox.is_some() && !observed.sandboxes.is_empty() {
             plan.actions.push(Action::PurgeInitContainers);
         }
