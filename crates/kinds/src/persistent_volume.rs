@@ -118,7 +118,7 @@ fn phase_began(new: &mut PersistentVolume, old: Option<&PersistentVolume>, now: 
     let (said, began) = (&mut status.last_phase_transition_time, before.last_phase_transition_time);
     if old.is_none() || status.phase != before.phase && (said.is_none() || *said == began) {
         *said = Some(MetaTime(now));
-    } else if status.phase == before.phase && said.is_none() {
+    } else if said.is_none() {
         *said = began;
     }
 }

@@ -64,8 +64,8 @@ async fn both(
     shutdown: CancellationToken,
 ) {
     let metrics = config.metrics.clone();
-    let pages = secure::pages(move || metrics.render());
-    secure::beside(controllers::run(client, config, shutdown.clone()), port, pages, shutdown).await;
+    let component = controllers::run(client, config, shutdown.clone());
+    secure::beside(component, port, move || metrics.render(), shutdown).await;
 }
 
 fn config(

@@ -48,6 +48,6 @@ async fn both(
     shutdown: CancellationToken,
 ) {
     let metrics = config.metrics.clone();
-    let pages = secure::pages(move || metrics.render());
-    secure::beside(scheduler::run(client, config, shutdown.clone()), port, pages, shutdown).await;
+    let component = scheduler::run(client, config, shutdown.clone());
+    secure::beside(component, port, move || metrics.render(), shutdown).await;
 }

@@ -14,9 +14,9 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::StatusDetails;
 use kube::api::Api;
 use rustls::ServerConfig;
-use serde_json::json;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ pub struct Port {
 pub type Pages = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// Health, and the metrics that `render` gives with those of the process.
-pub fn pages(render: impl Fn() -> String + Send + Sync + 'static) -> Pages {
+fn pages(render: impl Fn() -> String + Send + Sync + 'static) -> Pages {
     Arc::new(move |path| match path {
         "/healthz" | "/livez" | "/readyz" => Some("ok".to_owned()),
         "/metrics" => {
@@ -161,16 +161,16 @@ pub struct Secure {
     gate: Arc<Gate>,
 }
 
-/// Runs a component, and serves its port meanwhile where there is one.
+/// Runs a component, and serves its port meanwhile where there is one: health, and the metrics that `render` gives.
 pub async fn beside(
     component: impl Future<Output = ()>,
     port: Option<Secure>,
-    pages: Pages,
+    render: impl Fn() -> String + Send + Sync + 'static,
     shutdown: CancellationToken,
 ) {
     let serving = async {
         if let Some(port) = port {
-            port.serve(pages, shutdown).await;
+            port.serve(pages(render), shutdown).await;
         }
     };
     tokio::join!(component, serving);
@@ -224,17 +224,23 @@ async fn connection(acceptor: TlsAcceptor, tcp: TcpStream, gate: Arc<Gate>, page
 
 type Answer = Response<Full<Bytes>>;
 
-fn respond(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
 fn refuse(status: StatusCode, reason: &str, message: &str) -> Answer {
-    let body = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": message, "reason": reason, "details": {}, "code": status.as_u16()});
-    respond(status, "application/json", body.to_string())
+    let refusal = meta::Status {
+        status: Some("Failure".to_owned()),
+        message: Some(message.to_owned()),
+        reason: Some(reason.to_owned()),
+        details: Some(StatusDetails::default()),
+        code: Some(i32::from(status.as_u16())),
+        ..meta::Status::default()
+    };
+    respond(status, "application/json", meta::status_json(&refusal))
 }
 
 async fn answer(

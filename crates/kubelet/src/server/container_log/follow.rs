@@ -71,9 +71,14 @@ impl Files {
         true
     }
 
+    /// Whether another file came after the one that is read.
+    fn has_next(&self) -> bool {
+        self.files.len() > 1
+    }
+
     /// Whether nothing more will be written to the file that is read.
     fn finished(&self) -> bool {
-        self.files.len() > 1 && self.files.front().is_some_and(|file| file.closed || file.name.is_none())
+        self.has_next() && self.files.front().is_some_and(|file| file.closed || file.name.is_none())
     }
 
     /// Drops the file that was read, for the next one.
@@ -140,13 +145,17 @@ impl Watch {
 
     /// Whether whoever writes the log has closed it, and no new file follows.
     pub(super) fn closed(&self) -> bool {
-        self.files.files.len() == 1 && self.files.files[0].closed
+        !self.files.has_next() && self.files.files.front().is_some_and(|file| file.closed)
     }
 
-    /// Whether the file that is read is complete and another one follows; `ended` if no file of the log is written
-    /// any more.
-    pub(super) fn finished(&self, ended: bool) -> bool {
-        self.files.finished() || ended && self.files.files.len() > 1
+    /// Whether another file came after the one that is read.
+    pub(super) fn has_next(&self) -> bool {
+        self.files.has_next()
+    }
+
+    /// Whether one did, and nothing more will be written to the one that is read.
+    pub(super) fn finished(&self) -> bool {
+        self.files.finished()
     }
 
     /// The file after the one that was read; `None` if it is already removed.

@@ -68,7 +68,7 @@ where
     let mut pause = FIRST_LOOK;
     loop {
         // decided before the file is read to its end, so that nothing comes after
-        let complete = watch.as_ref().is_none_or(|watch| ended || watch.finished(false));
+        let complete = ended || watch.as_ref().is_some_and(Watch::finished);
         while lines_left != Some(0) {
             let limit = MAX_LINE_BYTES.saturating_sub(line.len() as u64);
             let count = (&mut reader).take(limit).read_until(b'\n', &mut line).await?;
@@ -93,7 +93,7 @@ where
             return Ok(());
         }
         let Some(watch) = watch.as_mut() else { return Ok(()) };
-        if complete && watch.finished(ended) {
+        if complete && watch.has_next() {
             // one that is removed already is skipped: only so many are kept
             if let Some(next) = watch.advance().await? {
                 reader = BufReader::with_capacity(READ_BYTES, next);
