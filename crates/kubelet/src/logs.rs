@@ -137,6 +137,21 @@ fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// The files of a log, the oldest first, under their names before compression.
+pub fn kept(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = rotated(path)?;
+    for file in &mut files {
+        if file.extension().is_some_and(|e| e == "gz") {
+            file.set_extension("");
+        }
+    }
+    files.dedup();
+    if path.try_exists()? {
+        files.push(path.to_owned());
+    }
+    Ok(files)
+}
+
 /// The number of restarts that log files tell of, for a runtime that lost its memory (a reboot): one more
 /// than the highest, 0 without any.
 pub fn restarts_from_logs(dir: &Path) -> i32 {

@@ -140,13 +140,16 @@ impl Server {
                 );
             }
         };
-        if let Err(error) = tokio::fs::metadata(&path).await {
-            let path = path.display();
-            return text(
-                StatusCode::BAD_REQUEST,
-                &format!("failed to try resolving symlinks in path {path:?}: {error}"),
-            );
-        }
+        let log = match container_log::ContainerLog::open(&path, options).await {
+            Ok(log) => log,
+            Err(error) => {
+                let path = path.display();
+                return text(
+                    StatusCode::BAD_REQUEST,
+                    &format!("failed to try resolving symlinks in path {path:?}: {error}"),
+                );
+            }
+        };
         let (sender, receiver) = mpsc::channel(LOG_QUEUE_PIECES);
         let runtime = self.runtime.clone();
         tokio::spawn(async move {
@@ -157,7 +160,7 @@ impl Server {
                     Err(error) => error.is_unavailable(),
                 }
             };
-            if let Err(error) = container_log::read(&path, &options, running, sender).await {
+            if let Err(error) = log.copy(running, sender).await {
                 tracing::warn!(path = %path.display(), %error, "reading a container's log failed");
             }
         });

@@ -8,16 +8,16 @@ pub use format::{Line, Writer, parse_line};
 pub use options::{Options, OptionsError, Stream};
 
 use std::future::Future;
-use std::io::{self, SeekFrom};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::fs::File;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncSeekExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::sync::mpsc;
 
-use follow::Watch;
+use follow::Log;
 
 /// Read from the file at once.
 const READ_BYTES: usize = 64 << 10;
@@ -25,120 +25,105 @@ const READ_BYTES: usize = 64 << 10;
 const SEND_BYTES: usize = 32 << 10;
 /// The longest line that is taken; runtimes split at 16 KiB.
 const MAX_LINE_BYTES: u64 = 1 << 20;
-/// Blocks in which the beginning of the last lines is searched for.
-const TAIL_BLOCK_BYTES: u64 = 8 << 10;
 /// How soon a container whose log was closed is looked at, doubling: the runtime closes the log a
 /// moment before it reports the end, and a process may close its output and go on.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LAST_LOOK: Duration = Duration::from_secs(1);
 
-/// Writes a log to `out` until its end or, when following, until the container has ended, the limit is
-/// reached or nobody reads any more. `running` tells whether the container runs.
-///
-/// # Errors
-/// If the file cannot be read or watched.
-pub async fn read<F>(
-    path: &Path,
-    options: &Options,
-    running: impl Fn() -> F + Send + Sync,
-    out: mpsc::Sender<Bytes>,
-) -> io::Result<()>
-where
-    F: Future<Output = bool> + Send,
-{
-    let path = tokio::fs::canonicalize(path).await?;
-    let (mut file, mut watch) = if options.follow {
-        let (file, watch) = Watch::open(&path).await?;
-        (file, Some(watch))
-    } else {
-        (File::open(&path).await?, None)
-    };
-    if let Some(lines) = options.tail_lines {
-        let start = tail_start(&mut file, lines).await?;
-        file.seek(SeekFrom::Start(start)).await?;
-    }
-    let mut lines_left = options.tail_lines.filter(|_| !options.follow);
-    let mut reader = BufReader::with_capacity(READ_BYTES, file);
-    let mut writer = Writer::new(options);
-    let mut line = Vec::new();
-    let mut batch = BytesMut::new();
-    // that no file of the log is written any more
-    let mut ended = watch.is_none();
-    let mut asked = false;
-    let mut pause = FIRST_LOOK;
-    loop {
-        // decided before the file is read to its end, so that nothing comes after
-        let complete = ended || watch.as_ref().is_some_and(Watch::finished);
-        while lines_left != Some(0) {
-            let limit = MAX_LINE_BYTES.saturating_sub(line.len() as u64);
-            let count = (&mut reader).take(limit).read_until(b'\n', &mut line).await?;
-            let whole = line.ends_with(b"\n") || line.len() as u64 >= MAX_LINE_BYTES;
-            if !whole && (!complete || line.is_empty()) {
-                break;
-            }
-            lines_left = lines_left.map(|left| left - 1);
-            let limited = writer.write(&line, &mut batch);
-            line.clear();
-            if (limited || batch.len() >= SEND_BYTES) && out.send(batch.split().freeze()).await.is_err() {
-                return Ok(());
-            }
-            if limited {
-                return Ok(());
-            }
-            if count == 0 {
-                break;
-            }
-        }
-        if !batch.is_empty() && out.send(batch.split().freeze()).await.is_err() {
-            return Ok(());
-        }
-        let Some(watch) = watch.as_mut() else { return Ok(()) };
-        if complete && watch.has_next() {
-            // one that is removed already is skipped: only so many are kept
-            if let Some(next) = watch.advance().await? {
-                reader = BufReader::with_capacity(READ_BYTES, next);
-            }
-            continue;
-        }
-        if ended {
-            return Ok(());
-        }
-        if (!asked || watch.closed()) && !running().await {
-            // one more pass for what was written meanwhile
-            watch.catch_up()?;
-            ended = true;
-            continue;
-        }
-        asked = true;
-        tokio::select! {
-            changed = watch.changed() => {
-                changed?;
-                pause = FIRST_LOOK;
-            }
-            () = tokio::time::sleep(pause), if watch.closed() => pause = (pause * 2).min(LAST_LOOK),
-            () = out.closed() => return Ok(()),
-        }
-    }
+/// The log of a container, all that is kept of it: upstream reads the newest file only, which is empty, or not
+/// there, just after a rotation.
+pub struct ContainerLog {
+    first: File,
+    log: Log,
+    options: Options,
 }
 
-/// Where the last lines of a file begin. A last line without an end does not count.
-async fn tail_start(file: &mut File, lines: u64) -> io::Result<u64> {
-    let mut right = file.seek(SeekFrom::End(0)).await?;
-    let mut found = 0u64;
-    while right > 0 {
-        let left = right.saturating_sub(TAIL_BLOCK_BYTES);
-        let mut block = vec![0u8; usize::try_from(right - left).unwrap_or(0)];
-        file.seek(SeekFrom::Start(left)).await?;
-        file.read_exact(&mut block).await?;
-        for (at, _) in block.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
-            found += 1;
-            if found > lines {
-                return Ok(left + at as u64 + 1);
+impl ContainerLog {
+    /// Opens a log by the name of its newest file.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be read or watched.
+    pub async fn open(path: &Path, options: Options) -> io::Result<Self> {
+        let (first, log) = Log::open(path, options.clone()).await?;
+        Ok(Self { first, log, options })
+    }
+
+    /// Writes it to `out` until its end or, when following, until the container has ended, the limit is
+    /// reached or nobody reads any more. `running` tells whether the container runs.
+    ///
+    /// # Errors
+    /// If a file cannot be read or watched.
+    pub async fn copy<F>(
+        self,
+        running: impl Fn() -> F + Send + Sync,
+        out: mpsc::Sender<Bytes>,
+    ) -> io::Result<()>
+    where
+        F: Future<Output = bool> + Send,
+    {
+        let Self { first, mut log, options } = self;
+        let mut lines_left = options.tail_lines.filter(|_| !options.follow);
+        let mut reader = BufReader::with_capacity(READ_BYTES, first);
+        let mut writer = Writer::new(&options);
+        let mut line = Vec::new();
+        let mut batch = BytesMut::new();
+        // that no file of the log is written any more
+        let mut ended = !log.is_followed();
+        let mut asked = false;
+        let mut pause = FIRST_LOOK;
+        loop {
+            // decided before the file is read to its end, so that nothing comes after
+            let complete = ended || log.finished();
+            while lines_left != Some(0) {
+                let limit = MAX_LINE_BYTES.saturating_sub(line.len() as u64);
+                let count = (&mut reader).take(limit).read_until(b'\n', &mut line).await?;
+                let whole = line.ends_with(b"\n") || line.len() as u64 >= MAX_LINE_BYTES;
+                if !whole && (!complete || line.is_empty()) {
+                    break;
+                }
+                lines_left = lines_left.map(|left| left - 1);
+                let limited = writer.write(&line, &mut batch);
+                line.clear();
+                if (limited || batch.len() >= SEND_BYTES) && out.send(batch.split().freeze()).await.is_err() {
+                    return Ok(());
+                }
+                if limited {
+                    return Ok(());
+                }
+                if count == 0 {
+                    break;
+                }
+            }
+            if !batch.is_empty() && out.send(batch.split().freeze()).await.is_err() {
+                return Ok(());
+            }
+            if complete && log.has_next() {
+                // one that is removed already is skipped: only so many are kept
+                if let Some(next) = log.advance().await? {
+                    reader = BufReader::with_capacity(READ_BYTES, next);
+                }
+                continue;
+            }
+            if ended {
+                return Ok(());
+            }
+            if (!asked || log.closed()) && !running().await {
+                // one more pass for what was written meanwhile
+                log.catch_up()?;
+                ended = true;
+                continue;
+            }
+            asked = true;
+            tokio::select! {
+                changed = log.changed() => {
+                    changed?;
+                    pause = FIRST_LOOK;
+                }
+                () = tokio::time::sleep(pause), if log.closed() => pause = (pause * 2).min(LAST_LOOK),
+                () = out.closed() => return Ok(()),
             }
         }
-        right = left;
     }
-    Ok(0)
 }
 
 #[cfg(test)]
@@ -161,7 +146,8 @@ mod tests {
         let options =
             Options::from_query(&super::super::route::query(query), "2026-06-01T01:00:00Z".parse().unwrap());
         let (sender, mut receiver) = mpsc::channel(16);
-        read(file.path(), &options.unwrap(), || async { false }, sender).await.unwrap();
+        let log = ContainerLog::open(file.path(), options.unwrap()).await.unwrap();
+        log.copy(|| async { false }, sender).await.unwrap();
         let mut all = Vec::new();
         while let Some(piece) = receiver.recv().await {
             all.extend_from_slice(&piece);
@@ -186,6 +172,65 @@ mod tests {
         assert_eq!(text("2026-06-01T00:00:01Z stdout F on", "").await, "on");
     }
 
+    /// However the moment of a rotation falls, a client gets the lines that it asked for.
+    #[tokio::test]
+    async fn a_log_is_read_across_its_rotations() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let read = async |query: &str| {
+            let options = Options::from_query(
+                &super::super::route::query(query),
+                "2026-06-01T00:01:00Z".parse().unwrap(),
+            );
+            let (sender, mut receiver) = mpsc::channel(1);
+            let log = ContainerLog::open(&path("0.log"), options.unwrap()).await.unwrap();
+            let copied = tokio::spawn(log.copy(|| async { false }, sender));
+            let mut all = Vec::new();
+            while let Some(piece) = receiver.recv().await {
+                all.extend_from_slice(&piece);
+            }
+            copied.await.unwrap().unwrap();
+            String::from_utf8(all).unwrap()
+        };
+        let all = async |expect: &str| {
+            for query in ["", "follow=true", "sinceSeconds=3600", "tailLines=9", "tailLines=9&follow=true"] {
+                assert_eq!(read(query).await, expect, "{query}");
+            }
+            for lines in 0..4 {
+                let from = expect.lines().count().saturating_sub(lines);
+                let end: String = expect.split_inclusive('\n').skip(from).collect();
+                assert_eq!(read(&format!("tailLines={lines}")).await, end, "{lines}");
+            }
+        };
+        let rotate = |number: u8| {
+            std::fs::rename(path("0.log"), path(&format!("0.log.20260601-00000{number}"))).unwrap()
+        };
+        let new = || std::fs::File::create(path("0.log")).unwrap();
+        let mut file = new();
+        write(&mut file, "one");
+        write(&mut file, "two");
+        rotate(1);
+        all("one\ntwo\n").await;
+        file = new();
+        all("one\ntwo\n").await;
+        write(&mut file, "three");
+        all("one\ntwo\nthree\n").await;
+        crate::logs::compress(&path("0.log.20260601-000001")).unwrap();
+        rotate(2);
+        file = new();
+        write(&mut file, "four");
+        all("one\ntwo\nthree\nfour\n").await;
+        // another container's
+        std::fs::write(path("1.log"), "").unwrap();
+        std::fs::remove_file(path("0.log.20260601-000001.gz")).unwrap();
+        all("three\nfour\n").await;
+        for name in ["0.log", "0.log.20260601-000002"] {
+            std::fs::remove_file(path(name)).unwrap();
+        }
+        let none = ContainerLog::open(&path("0.log"), Options::default()).await.err().unwrap();
+        assert_eq!(none.to_string(), "No such file or directory (os error 2)");
+    }
+
     /// A log that is followed; its container runs until it is dropped.
     struct Followed {
         directory: tempfile::TempDir,
@@ -207,8 +252,8 @@ mod tests {
                 let running = running.clone();
                 async move {
                     let options = Options { follow: true, ..Options::default() };
-                    read(&path, &options, || std::future::ready(running.load(Ordering::Acquire)), sender)
-                        .await
+                    let log = ContainerLog::open(&path, options).await?;
+                    log.copy(|| std::future::ready(running.load(Ordering::Acquire)), sender).await
                 }
             });
             let mut followed = Self { directory, running, lines, task };
@@ -320,6 +365,7 @@ mod tests {
         let (sender, receiver) = mpsc::channel(1);
         drop(receiver);
         let options = Options { follow: true, ..Options::default() };
-        read(file.path(), &options, || async { true }, sender).await.unwrap();
+        let log = ContainerLog::open(file.path(), options).await.unwrap();
+        log.copy(|| async { true }, sender).await.unwrap();
     }
 }
