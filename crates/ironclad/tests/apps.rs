@@ -67,7 +67,11 @@ fn daemons_members_and_quotas_do_what_a_user_expects() {
     quota(&k);
     k.run("delete daemonset/agent statefulset/db --timeout=60s").ok();
     k.run("wait --for=delete pod -l app --timeout=60s").ok();
-    assert_eq!(k.run("get pods,controllerrevisions -o name").ok(), "");
+    // each is collected by itself
+    until("their revisions to be gone", SOON, || match k.run("get pods,controllerrevisions -o name").ok() {
+        left if left.is_empty() => Ok(()),
+        left => Err(left),
+    });
 }
 
 /// A daemon on the node, updated in place of the old one, and back.

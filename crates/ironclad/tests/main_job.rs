@@ -30,6 +30,8 @@ spec:
   template:
     metadata: {labels: {app: web}}
     spec:
+      # the server has no handler for SIGTERM: it would have half a minute
+      terminationGracePeriodSeconds: 1
       initContainers:
       - {name: prepare, image: IMAGE, command: [sh, -c, "cp /page/index.html /www/ && echo prepared"],
          volumeMounts: [{name: page, mountPath: /page}, {name: www, mountPath: /www}]}
@@ -212,7 +214,14 @@ fn failures_say_why(k: &Kubectl) {
 /// `kill -9` of the server: containers go on, nothing acknowledged is lost, the cluster goes on where it was.
 fn survives_a_restart(cluster: &Cluster, k: &Kubectl) {
     let started = ".items[*].status.containerStatuses[0].state.running.startedAt";
+    until("the pods of the scaling to be gone", SOON, || {
+        match field(k, "pods -l app=web", ".items[*].metadata.name") {
+            names if names.split(' ').count() == 2 => Ok(()),
+            names => Err(names),
+        }
+    });
     let before = field(k, "pods -l app=web", started);
+    assert_eq!(before.split(' ').count(), 2, "{before}");
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(cluster.pid()), nix::sys::signal::Signal::SIGKILL)
         .expect("our server");
     // the kernel takes its time with the end of a process under load

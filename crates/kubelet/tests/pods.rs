@@ -121,6 +121,15 @@ impl World {
         }
     }
 
+    /// Waits until the pod's events say this.
+    async fn tells(&self, name: &str, expect: &[&str]) {
+        let told = |_: &Value| {
+            let events = self.events_of(name).join("\n");
+            expect.iter().all(|text| events.contains(text))
+        };
+        self.until(name, "told of in events", told).await;
+    }
+
     fn events_of(&self, name: &str) -> Vec<String> {
         let events = self.events.list();
         let own = events.iter().filter(|e| e.involved_object.name.as_deref() == Some(name));
@@ -276,10 +285,9 @@ async fn plain_pod(world: &World, runtime: &cri::Runtime) -> String {
     ] {
         assert_eq!(exec(runtime, &id, script).await, expect, "{script}");
     }
-    let events = world.events_of("plain").join("\n");
-    for expect in ["Pulled Container image", "Created Container created", "Started Container started"] {
-        assert!(events.contains(expect), "{events}");
-    }
+    world
+        .tells("plain", &["Pulled Container image", "Created Container created", "Started Container started"])
+        .await;
     // the file follows the object
     world.api.edit("configmaps", "default", "cm", |m| m["data"]["key"] = json!("two"));
     while exec(runtime, &id, "cat /config/key").await != "two" {
@@ -374,12 +382,8 @@ async fn unhealthy_pod(world: &World) {
             p["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1)
         })
         .await;
-    let events = world.events_of("sick").join("\n");
-    for expect in
-        ["Unhealthy Liveness probe failed: ", "Killing Container c failed liveness probe, will be restarted"]
-    {
-        assert!(events.contains(expect), "{events}");
-    }
+    let killing = "Killing Container c failed liveness probe, will be restarted";
+    world.tells("sick", &["Unhealthy Liveness probe failed: ", killing]).await;
 }
 
 /// Deleting gives the container time to say good-bye, and leaves nothing.

@@ -117,8 +117,12 @@ async fn pods_are_bound_and_those_that_wait_are_told_why() {
             .any(|p| api.get("pods", "default", p).unwrap()["metadata"]["deletionTimestamp"].is_string())
     })
     .await;
-    let important = api.get("pods", "default", "important").unwrap();
-    let nominated = important["status"]["nominatedNodeName"].as_str().unwrap().to_owned();
+    let nominated = || {
+        let pod = api.get("pods", "default", "important").unwrap();
+        pod["status"]["nominatedNodeName"].as_str().map(str::to_owned)
+    };
+    until("the nomination", || nominated().is_some()).await;
+    let nominated = nominated().unwrap();
     let victim = if nominated == "a" { "fits" } else { "waits" };
     api.remove("pods", "default", victim);
     until("the room is taken", || on(&api, "important").as_ref() == Some(&nominated)).await;
