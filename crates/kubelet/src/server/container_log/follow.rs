@@ -65,9 +65,9 @@ impl Opened {
     }
 
     /// Whether nothing was written to it since then.
-    fn is_older(&self, since: SystemTime) -> io::Result<bool> {
+    fn is_older(&self, since: SystemTime) -> bool {
         let (Self::Plain(file) | Self::Packed(file)) = self;
-        Ok(file.metadata()?.modified()? < since)
+        file.metadata().and_then(|meta| meta.modified()).is_ok_and(|written| written < since)
     }
 }
 
@@ -124,12 +124,8 @@ impl Files {
                 }
             }
         } else if let Some(since) = options.since {
-            while first + 1 < self.files.len()
-                && self.files[first]
-                    .opened
-                    .as_ref()
-                    .is_some_and(|o| o.is_older(since.into()).unwrap_or(false))
-            {
+            let older = |file: &Named| file.opened.as_ref().is_some_and(|o| o.is_older(since.into()));
+            while first + 1 < self.files.len() && older(&self.files[first]) {
                 first += 1;
             }
         }
