@@ -140,19 +140,25 @@ mod tests {
 2026-06-01T00:00:03.1Z stdout F ee
 ";
 
-    async fn text(log: &str, query: &str) -> String {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), log).unwrap();
+    /// What a client gets of a log whose container has ended.
+    async fn read(path: &Path, query: &str) -> String {
         let options =
             Options::from_query(&super::super::route::query(query), "2026-06-01T01:00:00Z".parse().unwrap());
-        let (sender, mut receiver) = mpsc::channel(16);
-        let log = ContainerLog::open(file.path(), options.unwrap()).await.unwrap();
-        log.copy(|| async { false }, sender).await.unwrap();
+        let (sender, mut receiver) = mpsc::channel(1);
+        let log = ContainerLog::open(path, options.unwrap()).await.unwrap();
+        let copied = tokio::spawn(log.copy(|| async { false }, sender));
         let mut all = Vec::new();
         while let Some(piece) = receiver.recv().await {
             all.extend_from_slice(&piece);
         }
+        copied.await.unwrap().unwrap();
         String::from_utf8(all).unwrap()
+    }
+
+    async fn text(log: &str, query: &str) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), log).unwrap();
+        read(file.path(), query).await
     }
 
     #[tokio::test]
@@ -177,29 +183,14 @@ mod tests {
     async fn a_log_is_read_across_its_rotations() {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
-        let read = async |query: &str| {
-            let options = Options::from_query(
-                &super::super::route::query(query),
-                "2026-06-01T00:01:00Z".parse().unwrap(),
-            );
-            let (sender, mut receiver) = mpsc::channel(1);
-            let log = ContainerLog::open(&path("0.log"), options.unwrap()).await.unwrap();
-            let copied = tokio::spawn(log.copy(|| async { false }, sender));
-            let mut all = Vec::new();
-            while let Some(piece) = receiver.recv().await {
-                all.extend_from_slice(&piece);
-            }
-            copied.await.unwrap().unwrap();
-            String::from_utf8(all).unwrap()
-        };
         let all = async |expect: &str| {
             for query in ["", "follow=true", "sinceSeconds=3600", "tailLines=9", "tailLines=9&follow=true"] {
-                assert_eq!(read(query).await, expect, "{query}");
+                assert_eq!(read(&path("0.log"), query).await, expect, "{query}");
             }
             for lines in 0..4 {
                 let from = expect.lines().count().saturating_sub(lines);
                 let end: String = expect.split_inclusive('\n').skip(from).collect();
-                assert_eq!(read(&format!("tailLines={lines}")).await, end, "{lines}");
+                assert_eq!(read(&path("0.log"), &format!("tailLines={lines}")).await, end, "{lines}");
             }
         };
         let rotate = |number: u8| {
